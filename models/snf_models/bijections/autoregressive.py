@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snf_models.bijections.base import (
-    Bijection,
     Conditional,
-    SamePixels,
+    ConstantLogDet,
     Shape,
     check_context,
-    check_images,
     vectors_of,
 )
 from snf_models.bijections.channels import ExactConv1x1
@@ -22,7 +20,7 @@ from snf_models.bijections.coupling import log_scale_and_shift
 from snf_models.bijections.frozen import FrozenMap
 
 
-class AutoregressiveConv(SamePixels):
+class AutoregressiveConv(ConstantLogDet):
     """Convolution of each pixel with its upper and left neighbours (Hoogeboom et al. 2019).
 
     z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
@@ -44,17 +42,14 @@ class AutoregressiveConv(SamePixels):
         identity[:, :, 1, 1] = torch.eye(channels)
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        return convolve_causally(self.masked_weight(), x), self.log_det(x)
+    def transform(self, x: Tensor) -> Tensor:
+        return convolve_causally(self.masked_weight(), x)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(z, self.channels)
-        return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
+    def solve(self, z: Tensor) -> Tensor:
+        return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype)
 
-    def log_abs_det(self) -> Tensor:
-        """Return log|det L| in nats, the share of a pixel, a float64 scalar."""
-        return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        return shape[1] * shape[2] * self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
@@ -68,7 +63,7 @@ class AutoregressiveConv(SamePixels):
         return self.weight * mask
 
 
-class EmergingConv(Bijection):
+class EmergingConv(ConstantLogDet):
     """1x1 convolution, then two autoregressive ones of opposite orders (Hoogeboom et al. 2019).
 
     Together they have a receptive field of 3x3 pixels. The log-det is the sum over them.
@@ -77,8 +72,6 @@ class EmergingConv(Bijection):
         channels: The number of channels C.
     """
 
-    constant_log_det: ClassVar[bool] = True
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -86,22 +79,14 @@ class EmergingConv(Bijection):
         self.first = AutoregressiveConv(channels)
         self.second = AutoregressiveConv(channels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        z, mixing_log_det = self.mixing(x)
-        z, first_log_det = self.first(z)
-        z, second_log_det = self.second(_turn(z))
-        return _turn(z), mixing_log_det + first_log_det + second_log_det
+    def transform(self, x: Tensor) -> Tensor:
+        return _turn(self.second.transform(_turn(self.first.transform(self.mixing.transform(x)))))
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(z, self.channels)
-        x, second_log_det = self.second.inverse(_turn(z))
-        x, first_log_det = self.first.inverse(_turn(x))
-        x, mixing_log_det = self.mixing.inverse(x)
-        return x, mixing_log_det + first_log_det + second_log_det
+    def solve(self, z: Tensor) -> Tensor:
+        return self.mixing.solve(self.first.solve(_turn(self.second.solve(_turn(z)))))
 
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        return self.mixing.log_abs_det(shape) + self.first.log_abs_det(shape) + self.second.log_abs_det(shape)
 
     def freeze(self, shape: Shape) -> FrozenMap:
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))

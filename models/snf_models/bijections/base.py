@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -120,25 +120,46 @@ class Bijection(nn.Module):
         return self.inverse(z)[0]
 
 
-class SamePixels(Bijection):
-    """Base class of layers whose log-det is the same share for each pixel of each image."""
+class ConstantLogDet(Bijection):
+    """Base class of layers whose log-det is the same for all images of a shape."""
 
     constant_log_det: ClassVar[bool] = True
+    channels: int
+
+    def check(self, x: Tensor) -> None:
+        """Raise ``ValueError`` for inputs or outputs of another shape."""
+        check_images(x, self.channels)
 
     @abstractmethod
-    def log_abs_det(self) -> Tensor:
-        """Return the share of a pixel in nats, a scalar tensor."""
+    def transform(self, x: Tensor) -> Tensor:
+        """Return z."""
 
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
+    @abstractmethod
+    def solve(self, z: Tensor) -> Tensor:
+        """Return the exact x of :meth:`transform`."""
+
+    @abstractmethod
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        """Return log|det dz/dx| of an image of ``shape`` (C, H, W) in nats, a scalar."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.check(x)
+        return self.transform(x), self.log_det(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.check(z)
+        return self.solve(z), -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-det of each image in nats, ``(N,)``."""
-        locations = x.shape[2] * x.shape[3]
-        return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
+        return self.log_abs_det((x.shape[1], x.shape[2], x.shape[3])).to(x.dtype).expand(len(x))
+
+    @torch.no_grad()
+    def constant_log_det_at(self, shape: Shape) -> float:
+        return float(self.log_abs_det(shape))
 
 
-class ChannelAffine(SamePixels):
+class ChannelAffine(ConstantLogDet):
     """Base class of layers that apply one affine map z = A x + b to the C channels of each pixel.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
@@ -161,7 +182,94 @@ class ChannelAffine(SamePixels):
         return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
 
 
-class SelfNormalizing(Bijection):
+class LinearMaps(Protocol):
+    """A kind of linear maps W x, whose learned inverses R are of the same kind."""
+
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor: ...
+
+    def transposed(self, weight: Tensor) -> Tensor: ...
+
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of Σ_n <W x_n, z_n> in W, stored as W is."""
+        ...
+
+    def counts(self, x: Tensor, weight: Tensor) -> Tensor | int:
+        """Return at how many places of an image each weight stands, broadcast over the weights."""
+        ...
+
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        """Return a Newton-Schulz step from R."""
+        ...
+
+
+class LinearLayer(ConstantLogDet):
+    """Base class of layers z = W x + b."""
+
+    maps: LinearMaps
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return W x in the shape of ``x``, without the offset."""
+        return self.maps.apply(self.weight, x)
+
+    def offset(self, x: Tensor) -> Tensor:
+        """Return b, broadcast over images such as ``x``; by default it is a number for each channel."""
+        return self.bias.view(1, -1, 1, 1)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.apply_weight(x) + self.offset(x)
+
+
+class SelfNormalizingProduct(Function):
+    """PyTorch autograd function of a product W x whose gradients use a learned approximate inverse R ≈ W⁻¹.
+
+    The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
+    weighted reconstruction error (Keller et al. 2021, eq. 3). Its gradients need no inverse of W. With m, the number of
+    places of each weight in an image, z ⊗ x, the gradient of <W x, z> with respect to W, incoming gradients δ of y, c_n
+    of the log-det and v_n of the reconstruction error of sample n, e = R y - x and δx = W^T δ, they are, up to sign,
+
+        dW = (½ δ + 2 v R^T e) ⊗ x + ½ Σc m·R^T
+        dR = (2 v e - ½ δx) ⊗ y - ½ Σc m·W^T
+
+    The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x. The cost
+    is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR.
+
+    If ``gradient`` is "newton-schulz", a Newton-Schulz step from R stands in for R in the term of the log-det of dW.
+    This is not in the paper.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient, maps: LinearMaps
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = maps.apply(weight, x)
+        error = maps.apply(inverse_weight, y) - x
+        ctx.save_for_backward(x, y, error, weight, inverse_weight)
+        ctx.gradient, ctx.maps = gradient, maps
+        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        grad_y, grad_log_det, grad_error = gradients
+        x, y, error, weight, inverse_weight = ctx.saved_tensors
+        maps: LinearMaps = ctx.maps
+        grad_x = maps.apply(maps.transposed(weight), grad_y)
+        share = 0.5 * grad_log_det.sum() * maps.counts(x, weight)
+        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
+        back = maps.apply(maps.transposed(inverse_weight), weighted_error)
+        better = maps.improved(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
+        grad_weight = maps.outer(torch.add(back, grad_y, alpha=0.5), x, weight)
+        grad_weight.addcmul_(share, maps.transposed(better))
+        if not ctx.needs_input_grad[2]:
+            return grad_x, grad_weight, None, None, None
+        grad_inverse = maps.outer(torch.sub(weighted_error, grad_x, alpha=0.5), y, inverse_weight)
+        grad_inverse.addcmul_(share, maps.transposed(weight), value=-1)
+        return grad_x, grad_weight, grad_inverse, None, None
+
+
+class SelfNormalizing(LinearLayer):
     """Base class of layers that learn an approximate inverse of their weights in training.
 
     The layer is z = W x + b, and it learns a matrix R ≈ W⁻¹ (Keller et al. 2021).
@@ -173,8 +281,7 @@ class SelfNormalizing(Bijection):
 
     learned_inverse: ClassVar[bool] = True
     omits_log_det: ClassVar[bool] = True
-    weight: nn.Parameter
-    bias: nn.Parameter
+    inverse_weight: nn.Parameter
     symmetric: bool = False
     gradient: LogDetGradient = "paper"
     _reconstruction_error: Tensor | None = None
@@ -184,22 +291,31 @@ class SelfNormalizing(Bijection):
         """Whether training updates the learned inverse; False if it is fixed."""
         return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
 
-    @abstractmethod
-    def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x in the shape of ``x``, without the offset."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return super().forward(x)
+        self.check(x)
+        y, log_det = self.learning_product(x)
+        return y + self.offset(x), log_det
 
-    @abstractmethod
+    def learning_product(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W x and log-dets of value 0 with their gradients; store the reconstruction errors."""
+        y, log_det, error = call(SelfNormalizingProduct, x, self.weight, self.inverse_weight, self.gradient, self.maps)
+        self.keep_reconstruction_error(error, y)
+        return y, log_det
+
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
         """Return R z for the learned R ≈ W⁻¹, in the shape of ``z``."""
+        return self.maps.apply(self.inverse_weight, z)
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
         """Replace R by the exact W⁻¹ for inputs of ``shape`` (C, H, W), or by the nearest that R can represent."""
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b) for an offset b of each channel."""
-        check_images(z, len(self.bias))
-        return self.apply_inverse_weight(z - self.bias.view(1, -1, 1, 1))
+        """Return R (z - b)."""
+        self.check(z)
+        return self.apply_inverse_weight(z - self.offset(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return R W x, which equals ``x`` if R = W⁻¹."""

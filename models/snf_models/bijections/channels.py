@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, ChannelAffine, Shape, check_images
+from snf_models.bijections.base import Bijection, ChannelAffine, LinearLayer, Shape, check_images
 from snf_models.bijections.frozen import FrozenAffine, Inverse
-from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channels, self_normalizing_product
+from snf_models.bijections.matrices import Matrices, MatrixInverse, by_columns, mix_channels
 from snf_models.errors import UninitializedModel
 
 
@@ -52,7 +52,8 @@ class ActNorm(ChannelAffine):
         self.log_scale.copy_(std.log())
         self.initialized.fill_(True)
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:
+        """Raise ``ValueError`` for another shape, and ``UninitializedModel`` before :meth:`initialize`."""
         check_images(x, self.channels)
         # The flag is read until it is set: every further read would make the program wait for a GPU.
         self._ready = self._ready or bool(self.initialized)
@@ -65,16 +66,11 @@ class ActNorm(ChannelAffine):
         self._ready = False
         super()._load_from_state_dict(*arguments)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = (x - t)·exp(-l) and its log-det; raise ``UninitializedModel`` before :meth:`initialize`."""
-        self._check(x)
-        scale = torch.exp(-self.log_scale).view(1, -1, 1, 1)
-        return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
+    def transform(self, x: Tensor) -> Tensor:
+        return (x - self.shift.view(1, -1, 1, 1)) * torch.exp(-self.log_scale).view(1, -1, 1, 1)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
-        scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
-        return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
+    def solve(self, z: Tensor) -> Tensor:
+        return z * torch.exp(self.log_scale).view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
         if not self.initialized:
@@ -85,15 +81,15 @@ class ActNorm(ChannelAffine):
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 
-    def log_abs_det(self) -> Tensor:
-        return -self.log_scale.double().sum()
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        return shape[1] * shape[2] * -self.log_scale.double().sum()
 
 
 SMALLEST_VARIANCE = 1e-6
 """Smallest variance of a principal component, as a share of the largest, by which it is divided."""
 
 
-class ExactConv1x1(ChannelAffine):
+class ExactConv1x1(LinearLayer, ChannelAffine):
     """Invertible 1x1 convolution z = W x + b with the exact log-det H·W·log|det W| (Kingma & Dhariwal 2018, 3.2).
 
     W starts as a random orthogonal matrix, b as 0.
@@ -105,6 +101,7 @@ class ExactConv1x1(ChannelAffine):
     """
 
     cheap_inverse: ClassVar[bool] = True
+    maps = Matrices()
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -113,15 +110,9 @@ class ExactConv1x1(ChannelAffine):
         self.weight = nn.Parameter(orthogonal)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(z, self.channels)
-        centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
-        x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
-        return x, -self.log_det(z)
+    def solve(self, z: Tensor) -> Tensor:
+        x: Tensor = torch.linalg.solve(self.weight, (z - self.offset(z)).flatten(2))
+        return x.view_as(z)
 
     @torch.no_grad()
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
@@ -142,16 +133,16 @@ class ExactConv1x1(ChannelAffine):
     def affine(self) -> tuple[Tensor, Tensor]:
         return self.weight, self.bias
 
-    def log_abs_det(self) -> Tensor:
-        log_abs_det: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
-        return log_abs_det
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        of_pixel: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
+        return shape[1] * shape[2] * of_pixel
 
 
-class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
+class SelfNormalizingConv1x1(MatrixInverse, ExactConv1x1):
     """Invertible 1x1 convolution z = W x + b that learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~snf_models.bijections.matrices.SelfNormalizingProduct`). The reconstruction error ||R W x - x||²
+    of W^-T (:class:`~snf_models.bijections.base.SelfNormalizingProduct`). The reconstruction error ||R W x - x||²
     of each sample is stored for the training objective. Evaluation mode is exact. R starts as the exact inverse.
 
     Cost of a training step: six products of O(N·C²·H·W), no term in C³.
@@ -164,29 +155,15 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
         super().__init__(channels)
         self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            return super().forward(x)
-        check_images(x, self.channels)
-        y, log_det, error = self_normalizing_product(x, self.weight, self.inverse_weight, self.gradient)
-        self.keep_reconstruction_error(error, y)
-        return y + self.bias.view(1, -1, 1, 1), log_det
-
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
         super().whiten(x, rotate=rotate)
         self.refresh_inverse((self.channels, *x.shape[2:]))
-
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return mix_channels(self.weight, x)
-
-    def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        return mix_channels(self.inverse_weight, z)
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
         return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
-class LUConv1x1(ChannelAffine):
+class LUConv1x1(LinearLayer, ChannelAffine):
     """Invertible 1x1 convolution z = W x + b with W = P L (U + diag(s)) (Kingma & Dhariwal 2018, 3.2).
 
     The log-det of an image is H·W·Σ log|s|. L is lower triangular with ones on its diagonal, U strictly upper
@@ -222,25 +199,22 @@ class LUConv1x1(ChannelAffine):
         lower = self.factors.tril(-1) + identity
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        matrix, offset = self.affine()
-        return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
+    def apply_weight(self, x: Tensor) -> Tensor:
+        return mix_channels(self.affine()[0], x)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(z, self.channels)
+    def solve(self, z: Tensor) -> Tensor:
         lower, upper = self._triangles()
-        centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)[:, self.permutation.argsort()]
+        centred = (z - self.offset(z)).flatten(2)[:, self.permutation.argsort()]
         x = torch.linalg.solve_triangular(lower, centred, upper=False, unitriangular=True)
         x = torch.linalg.solve_triangular(upper, x, upper=True)
-        return x.view_as(z), -self.log_det(z)
+        return x.view_as(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         lower, upper = self._triangles()
         return (lower @ upper)[self.permutation], self.bias
 
-    def log_abs_det(self) -> Tensor:
-        return self.factors.diagonal().double().sum()
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        return shape[1] * shape[2] * self.factors.diagonal().double().sum()
 
 
 class Squeeze(Bijection):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snf_models.bijections.base import (
-    Bijection,
+    LinearLayer,
     LogDetGradient,
     SelfNormalizing,
     Shape,
     call,
-    check_images,
     first_derivatives,
 )
 from snf_models.bijections.convolution_matrix import (
@@ -36,10 +35,37 @@ from snf_models.bijections.convolution_matrix import (
 )
 from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.matrices import self_normalizing_map
 
 
-class ExactConv(Bijection):
+@dataclass(frozen=True)
+class Convolutions:
+    """The linear maps x -> w * x. In gradients the multiplicity m of a tap stands for the number of places."""
+
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
+        return convolve(weight, x)
+
+    def transposed(self, weight: Tensor) -> Tensor:
+        return flip(weight)
+
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return correlate(x, z, (weight.shape[2], weight.shape[3]))
+
+    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
+        # With padding that keeps the size m is symmetric, so the same m holds for both kernels.
+        kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
+        return constant(multiplicity, kernel, image, device=weight.device, dtype=weight.dtype)
+
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        return newton_schulz(weight, inverse_weight)
+
+
+def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
+    """Return 2r - r * w * r, cropped to the size of r: away from the border an error E of r becomes one of order E²."""
+    there_and_back = compose(weight, inverse_weight)
+    return 2 * inverse_weight - compose(inverse_weight, there_and_back, crop=True)
+
+
+class ExactConv(LinearLayer):
     """Invertible k x k convolution z = w * x + b with zero padding and the exact log-det log|det T(w)|.
 
     w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
@@ -53,7 +79,7 @@ class ExactConv(Bijection):
         kernel: Height and width of w, both odd.
     """
 
-    constant_log_det: ClassVar[bool] = True
+    maps = Convolutions()
 
     def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
         super().__init__()
@@ -63,18 +89,13 @@ class ExactConv(Bijection):
         self.bias = nn.Parameter(torch.randn(channels) * 0.01 / (channels * kernel[0] * kernel[1]) ** 0.5)
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        return self.apply_weight(x) + self._offset(), self.log_det(x)
-
-    def apply_weight(self, x: Tensor) -> Tensor:
-        """Return w * x, without the offset."""
-        return convolve(self.weight, x)
+    def solve(self, z: Tensor) -> Tensor:
+        return self.inverse(z)[0]
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the exact x with w * x + b = z by LU in float64; raise ``LinAlgError`` if T(w) is singular."""
-        check_images(z, self.channels)
-        centred = z - self._offset()
+        self.check(z)
+        centred = z - self.offset(z)
         if torch.is_grad_enabled():
             x: Tensor = call(_Solve, self.weight, centred)
             return x, -self.log_det(z)
@@ -82,26 +103,20 @@ class ExactConv(Bijection):
         factors = FactorisedConvolution(self.weight, (z.shape[2], z.shape[3]))
         return factors.solve(centred), -z.new_tensor(factors.log_abs_det).expand(len(z))
 
-    def log_det(self, x: Tensor) -> Tensor:
-        image = (x.shape[2], x.shape[3])
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            if self.weight.device.type in ON_CPU:
-                log_abs_det: Tensor = call(LogDet, self.weight, image, nearest_inverse)[0]
-            else:  # one large factorisation, and no value that the CPU waits for
-                log_abs_det = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
-        else:
-            log_abs_det = x.new_tensor(FactorisedConvolution(self.weight, image).log_abs_det)
-        return log_abs_det.to(x.dtype).expand(x.shape[0])
-
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        image = shape[1:]
+        if not (torch.is_grad_enabled() and self.weight.requires_grad):
+            exact = FactorisedConvolution(self.weight, image).log_abs_det
+            return torch.tensor(exact, dtype=torch.float64, device=self.weight.device)
+        if self.weight.device.type in ON_CPU:
+            log_abs_det: Tensor = call(LogDet, self.weight, image, nearest_inverse)[0]
+        else:  # one large factorisation, and no value that the CPU waits for
+            log_abs_det = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
+        return log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
-
-    def _offset(self) -> Tensor:
-        return self.bias.view(1, -1, 1, 1)
+        return FrozenConvolution(self.weight.double().clone(), self.bias.view(1, -1, 1, 1).double().clone(), shape[1:])
 
 
 class _Solve(torch.autograd.Function):
@@ -123,7 +138,7 @@ class _Solve(torch.autograd.Function):
         return -correlate(x, grad_z, ctx.kernel), grad_z
 
 
-class SelfNormalizingConv(ExactConv, SelfNormalizing):
+class SelfNormalizingConv(SelfNormalizing, ExactConv):
     """Invertible k x k convolution z = w * x + b that learns a kernel r ≈ w⁻¹ (Keller et al. 2021, eq. 13-16).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to w is flip(r)·m with
@@ -144,17 +159,6 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
     def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
         super().__init__(channels, kernel)
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            return super().forward(x)
-        check_images(x, self.channels)
-        y, log_det, error = self_normalizing_map(x, self.weight, self.inverse_weight, self.gradient, Convolutions())
-        self.keep_reconstruction_error(error, y)
-        return y + self._offset(), log_det
-
-    def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
@@ -192,35 +196,7 @@ class FrozenConvolution:
         return FactorisedConvolution(self.weight, self.image)
 
 
-@dataclass(frozen=True)
-class Convolutions:
-    """The linear maps x -> w * x. In gradients the multiplicity m of a tap stands for the number of places."""
-
-    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
-        return convolve(weight, x)
-
-    def transposed(self, weight: Tensor) -> Tensor:
-        return flip(weight)
-
-    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return correlate(x, z, (weight.shape[2], weight.shape[3]))
-
-    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
-        # With padding that keeps the size m is symmetric, so the same m holds for both kernels.
-        kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
-        return constant(multiplicity, kernel, image, device=weight.device, dtype=weight.dtype)
-
-    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
-        return newton_schulz(weight, inverse_weight)
-
-
-def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return 2r - r * w * r, cropped to the size of r: away from the border an error E of r becomes one of order E²."""
-    there_and_back = compose(weight, inverse_weight)
-    return 2 * inverse_weight - compose(inverse_weight, there_and_back, crop=True)
-
-
-class TwoLayerInverseConv(ExactConv, SelfNormalizing):
+class TwoLayerInverseConv(SelfNormalizing, ExactConv):
     """Invertible k x k convolution z = w * x + b that learns two kernels with r2 * (r1 * (z - b)) ≈ x.
 
     R = T(r2) T(r1), with a support of 2k - 1, can approximate the inverse better than a single kernel (Keller et al.
@@ -245,10 +221,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.first_inverse_weight = nn.Parameter(2 * identity - self.weight.detach())
         self.second_inverse_weight = nn.Parameter(identity)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            return super().forward(x)
-        check_images(x, self.channels)
+    def learning_product(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, log_det, error = call(
             TwoLayerInverseConvolution,
             x,
@@ -258,7 +231,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
             self.gradient,
         )
         self.keep_reconstruction_error(error, y)
-        return y + self._offset(), log_det
+        return y, log_det
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
@@ -278,7 +251,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 class TwoLayerInverseConvolution(torch.autograd.Function):
     """w * x with the gradient of log|det| by an inverse learned as two kernels.
 
-    They are the gradients of :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for W = T(w) and
+    They are the gradients of :class:`~snf_models.bijections.base.SelfNormalizingProduct` for W = T(w) and
     R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
     <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
     reconstruction error of sample n, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n, they are

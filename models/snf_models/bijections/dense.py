@@ -8,12 +8,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, Shape, call, check_shape, first_derivatives, vectors_of
+from snf_models.bijections.base import (
+    ConstantLogDet,
+    LinearLayer,
+    Shape,
+    call,
+    check_shape,
+    first_derivatives,
+    vectors_of,
+)
 from snf_models.bijections.frozen import FrozenAffine, FrozenMap
-from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channels, self_normalizing_product
+from snf_models.bijections.matrices import Matrices, MatrixInverse, by_columns
 
 
-class ExactDense(Bijection):
+class ExactDense(LinearLayer):
     """Fully connected layer z = W x + b on D = C·H·W values, with the exact log-det log|det W|.
 
     W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
@@ -24,7 +32,7 @@ class ExactDense(Bijection):
         dimensions: The number of values D of an image.
     """
 
-    constant_log_det: ClassVar[bool] = True
+    maps = Matrices(flat=True)
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
@@ -32,32 +40,35 @@ class ExactDense(Bijection):
         self.weight = nn.Parameter(torch.eye(dimensions))
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
+    def check(self, x: Tensor) -> None:
+        vectors_of(x, self.dimensions)
+
+    def offset(self, x: Tensor) -> Tensor:
+        return self.bias.view(x.shape[1:])
+
+    def log_abs_det(self, shape: Shape) -> Tensor:
         # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
-        log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
-        return z, log_abs_det.to(x.dtype).expand(x.shape[0])
+        is_learning = self.training and torch.is_grad_enabled()
+        log_abs_det: Tensor = torch.linalg.slogdet(self.weight if is_learning else self.weight.double()).logabsdet
+        return log_abs_det
+
+    def solve(self, z: Tensor) -> Tensor:
+        return self.inverse(z)[0]
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        # The factors, which take nearly all of the time, give both.
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
-        centred = (self._vectors(z) - self.bias).double()
+        centred = (vectors_of(z, self.dimensions) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
         log_det = -factors.diagonal().abs().log().sum()
         return x.to(z.dtype).reshape(z.shape), log_det.to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
-
-    @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
         return FrozenAffine((self.weight.double().clone(), self.bias.double().clone()), flat=True)
 
-    def _vectors(self, x: Tensor) -> Tensor:
-        return vectors_of(x, self.dimensions)
 
-
-class SelfNormalizingDense(ExactDense, MatrixInverse):
+class SelfNormalizingDense(MatrixInverse, ExactDense):
     """Fully connected layer z = W x + b that learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
     Training mode computes no determinant, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`.
@@ -72,22 +83,6 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
     def __init__(self, dimensions: int) -> None:
         super().__init__(dimensions)
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            return super().forward(x)
-        y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight, self.gradient)
-        self.keep_reconstruction_error(error, y.view(x.shape))
-        return (y + self.bias).view(x.shape), log_det
-
-    def approximate_inverse(self, z: Tensor) -> Tensor:
-        return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
-
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return mix_channels(self.weight, self._vectors(x)).view(x.shape)
-
-    def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
@@ -119,7 +114,7 @@ class RelativeGradientDense(ExactDense):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super().forward(x)
-        outputs: tuple[Tensor, Tensor] = call(RelativeProduct, self._vectors(x), self.weight, self.bias)
+        outputs: tuple[Tensor, Tensor] = call(RelativeProduct, vectors_of(x, self.dimensions), self.weight, self.bias)
         z, log_det = outputs
         return z.view(x.shape), log_det
 
@@ -155,7 +150,7 @@ class RelativeProduct(torch.autograd.Function):
         return grad_z @ weight, grad_weight, grad_bias
 
 
-class WoodburyConv(Bijection):
+class WoodburyConv(ConstantLogDet):
     """Linear layer (I + U_c V_c) X (I + U_s V_s) that mixes channels and pixels by low rank (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
@@ -169,8 +164,6 @@ class WoodburyConv(Bijection):
         spatial_rank: The rank r_s.
     """
 
-    constant_log_det: ClassVar[bool] = True
-
     def __init__(self, shape: Shape, channel_rank: int, spatial_rank: int) -> None:
         super().__init__()
         self.shape = shape
@@ -181,17 +174,14 @@ class WoodburyConv(Bijection):
         self.spatial_left = nn.Parameter(0.01 * torch.randn(locations, spatial_rank))
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Tensor) -> None:
         check_shape(x, self.shape)
-        return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_shape(z, self.shape)
-        return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
+    def transform(self, x: Tensor) -> Tensor:
+        return _mix(self._factors(), x)
 
-    @torch.no_grad()
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return float(self._log_det())
+    def solve(self, z: Tensor) -> Tensor:
+        return _mix(_inverse_factors(self._factors()), z)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
@@ -202,9 +192,9 @@ class WoodburyConv(Bijection):
     def _factors(self) -> tuple[Tensor, ...]:
         return self.channel_left, self.channel_right, self.spatial_left, self.spatial_right
 
-    def _log_det(self) -> Tensor:
+    def log_abs_det(self, shape: Shape) -> Tensor:
         channel_left, channel_right, spatial_left, spatial_right = (factor.double() for factor in self._factors())
-        channels, locations = self.shape[0], self.shape[1] * self.shape[2]
+        channels, locations = shape[0], shape[1] * shape[2]
         channel_log_det: Tensor = torch.linalg.slogdet(_core(channel_left, channel_right)).logabsdet
         spatial_log_det: Tensor = torch.linalg.slogdet(_core(spatial_left, spatial_right)).logabsdet
         return locations * channel_log_det + channels * spatial_log_det

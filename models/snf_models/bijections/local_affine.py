@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snf_models.bijections.base import (
-    Bijection,
-    SelfNormalizing,
-    Shape,
-    check_shape,
-)
+from snf_models.bijections.base import LinearLayer, SelfNormalizing, Shape, check_shape
 from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.matrices import improved_inverse, inverses, log_abs_dets, self_normalizing_map
+from snf_models.bijections.matrices import improved_inverse, inverses, log_abs_dets
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +78,7 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
     return flat[:, :, position].view(x.shape)
 
 
-class ExactLocalAffine(Bijection):
+class ExactLocalAffine(LinearLayer):
     """Affine layer z = W_c (x - m_p) at place p of cell c, with the exact log-det Σ_p log|det W_c(p)|.
 
     A grid of G x G cells lies over the image. Each cell has a C x C matrix W_c, and each place its own mean m_p. W
@@ -97,36 +91,29 @@ class ExactLocalAffine(Bijection):
         grid: Cells along each side, G.
     """
 
-    constant_log_det: ClassVar[bool] = True
-
     def __init__(self, shape: Shape, grid: int) -> None:
         super().__init__()
         self.shape = shape
         self.grid = grid
+        self.maps = LocalMaps(grid)
         channels, height, width = shape
         cells = cell_count(height, width, grid)
         self.weight = nn.Parameter(torch.eye(channels).repeat(cells, 1, 1))
         self.mean = nn.Parameter(torch.zeros(shape))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Tensor) -> None:
         check_shape(x, self.shape)
-        return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        check_shape(z, self.shape)
-        exact = inverses(self.weight)
-        return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
+    def transform(self, x: Tensor) -> Tensor:
+        return self.apply_weight(x - self.mean)
 
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return apply_by_cell(self.weight, x, self.grid)
+    def solve(self, z: Tensor) -> Tensor:
+        return apply_by_cell(inverses(self.weight), z, self.grid) + self.mean
 
-    def log_abs_det(self) -> Tensor:
-        """Return Σ_p log|det W_c(p)| in nats, the log-det of a whole image. Cost: O(C³) a cell."""
-        counts = constant(_sizes, *self.shape[1:], self.grid, device=self.weight.device)
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        """Return Σ_p log|det W_c(p)| in nats. Cost: O(C³) a cell."""
+        counts = constant(_sizes, *shape[1:], self.grid, device=self.weight.device)
         return (counts * log_abs_dets(self.weight.double())).sum()
-
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return float(self.log_abs_det().detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenLocalAffine:
@@ -139,7 +126,7 @@ class ExactLocalAffine(Bijection):
         return None
 
 
-class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
+class SelfNormalizingLocalAffine(SelfNormalizing, ExactLocalAffine):
     """Affine layer z = W_c (x - m_p) that learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`.
@@ -159,18 +146,12 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super().forward(x)
-        check_shape(x, self.shape)
-        maps = LocalMaps(self.grid)
-        z, log_det, error = self_normalizing_map(x - self.mean, self.weight, self.inverse_weight, self.gradient, maps)
-        self.keep_reconstruction_error(error, z)
-        return z, log_det
+        self.check(x)
+        return self.learning_product(x - self.mean)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        check_shape(z, self.shape)
+        self.check(z)
         return self.apply_inverse_weight(z) + self.mean
-
-    def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        return apply_by_cell(self.inverse_weight, z, self.grid)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:

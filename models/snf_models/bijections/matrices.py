@@ -1,14 +1,14 @@
-"""Products, inverses and log-dets of matrices, and gradients by a learned inverse matrix."""
+"""Products, inverses and log-dets of matrices, and layers that learn an inverse matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.base import LogDetGradient, SelfNormalizing, Shape, call, first_derivatives
+from snf_models.bijections.base import SelfNormalizing, Shape
 
 ROWS_IN_BATCH = 64
 """Most rows of matrices that are computed in one batch: far fewer than go wrong, and many calls would take longer."""
@@ -50,67 +50,39 @@ def by_columns(matrix: Tensor) -> Tensor:
     return matrix.T.contiguous().T
 
 
-class SelfNormalizingProduct(torch.autograd.Function):
-    """PyTorch autograd function of a matrix product whose gradients use a learned approximate inverse.
+@dataclass(frozen=True)
+class Matrices:
+    """The maps of the channels of each pixel by a matrix ``(C, C)``, or of whole images, ``(D, D)``, if ``flat``.
 
-    It is W x, and the gradient of log|det W| is computed with the learned R ≈ W⁻¹ (Keller et al. 2021).
-
-    The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
-    weighted reconstruction error (eq. 3). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
-    incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error of sample n, e = R y - x and
-    δx = W^T δ, they are, up to sign,
-
-        dW = ½ δ x^T + ½ m Σc R^T + 2 Σ w_n R^T e x^T
-        dR = -½ δx y^T - ½ m Σc W^T + 2 Σ w_n e y^T
-
-    The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x. The cost
-    is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR. Large matrices are fast where the
-    memory of R has its columns one after the other (:func:`by_columns`).
-
-    If ``gradient`` is "newton-schulz", 2R - R W R stands in for R in the term of the log-det of dW. This is not in the
-    paper and costs two products of O(C³) more.
+    Large matrices are fast where the memory of R has its columns one after the other (:func:`by_columns`).
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y = mix_channels(weight, x)
-        error = mix_channels(inverse_weight, y) - x
-        ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        ctx.gradient = gradient
-        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+    flat: bool = False
 
-    @staticmethod
-    @first_derivatives
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        grad_y, grad_log_det, grad_error = gradients
-        x, y, error, weight, inverse_weight = ctx.saved_tensors
-        grad_x = mix_channels(weight.T, grad_y)
-        log_det_share = 0.5 * x.shape[2:].numel() * grad_log_det.sum()
-        weighted_error = 2 * grad_error.view(-1, *[1] * (x.dim() - 1)) * error
-        grad_weight = _outer(torch.add(mix_channels(inverse_weight.T, weighted_error), grad_y, alpha=0.5), x)
-        better = improved_inverse(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
+        return mix_channels(weight, self._columns(x)).view(x.shape)
+
+    def transposed(self, weight: Tensor) -> Tensor:
+        return weight.T
+
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        z, x = self._columns(z), self._columns(x)
         # W is stored by rows and R by columns, and so are their gradients: access across them misses the cache.
-        grad_weight.addcmul_(log_det_share, better.T)
-        if not ctx.needs_input_grad[2]:
-            return grad_x, grad_weight, None, None
-        grad_inverse = _outer(y, torch.sub(weighted_error, grad_x, alpha=0.5)).T
-        grad_inverse.addcmul_(log_det_share, weight.T, value=-1)
-        return grad_x, grad_weight, grad_inverse, None
+        return _outer(z, x) if weight.is_contiguous() else _outer(x, z).T
+
+    def counts(self, x: Tensor, weight: Tensor) -> int:
+        return 1 if self.flat else x.shape[2:].numel()
+
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        return improved_inverse(weight, inverse_weight)
+
+    def _columns(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if self.flat else x
 
 
 def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
     """Return 2R - R W R, a Newton-Schulz step for matrices ``(..., C, C)``: the error I - R W = E becomes E²."""
     return 2 * inverse_weight - inverse_weight @ (weight @ inverse_weight)
-
-
-def self_normalizing_product(
-    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return W x, log-dets of value 0 with their gradients, and errors ||R W x - x||², ``(N,)`` each."""
-    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingProduct, x, weight, inverse_weight, gradient)
-    return outputs
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
@@ -119,72 +91,6 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
         return left.T @ right
     # einsum would move the samples beside the locations first, which takes longer than the products.
     return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2)).sum(0)
-
-
-class LinearMaps(Protocol):
-    """A kind of linear maps W x, whose learned inverses R are of the same kind."""
-
-    def apply(self, weight: Tensor, x: Tensor) -> Tensor: ...
-
-    def transposed(self, weight: Tensor) -> Tensor: ...
-
-    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the gradient of Σ_n <W x_n, z_n> in W."""
-        ...
-
-    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return at how many places of an image each weight stands, broadcast over the weights."""
-        ...
-
-    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
-        """Return a Newton-Schulz step from R."""
-        ...
-
-
-class SelfNormalizingMap(torch.autograd.Function):
-    """:class:`SelfNormalizingProduct` for other kinds of linear maps.
-
-    With m, the number of places of each weight, and z ⊗ x, the gradient of <W x, z> with respect to W, the gradients
-    are
-
-        dW = (½ δ + 2 v R^T e) ⊗ x + ½ Σc m·R^T
-        dR = (2 v e - ½ δx) ⊗ y - ½ Σc m·W^T
-
-    for the reconstruction errors v_n of the samples.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient, maps: LinearMaps
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y = maps.apply(weight, x)
-        error = maps.apply(inverse_weight, y) - x
-        ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        ctx.gradient, ctx.maps = gradient, maps
-        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
-
-    @staticmethod
-    @first_derivatives
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grad_y, grad_log_det, grad_error = gradients
-        x, y, error, weight, inverse_weight = ctx.saved_tensors
-        maps: LinearMaps = ctx.maps
-        grad_x = maps.apply(maps.transposed(weight), grad_y)
-        share = 0.5 * grad_log_det.sum() * maps.counts(x, weight)
-        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
-        back = maps.apply(maps.transposed(inverse_weight), weighted_error)
-        better = maps.improved(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
-        grad_weight = maps.outer(0.5 * grad_y + back, x, weight) + share * maps.transposed(better)
-        grad_inverse = maps.outer(weighted_error - 0.5 * grad_x, y, weight) - share * maps.transposed(weight)
-        return grad_x, grad_weight, grad_inverse, None, None
-
-
-def self_normalizing_map(
-    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient, maps: LinearMaps
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return as :func:`self_normalizing_product` for other kinds of linear maps."""
-    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingMap, x, weight, inverse_weight, gradient, maps)
-    return outputs
 
 
 class MatrixInverse(SelfNormalizing):

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, Shape, check_images, check_shape
+from snf_models.bijections.base import Bijection, LinearLayer, Shape, check_images, check_shape
 from snf_models.bijections.convolution_matrix import Size, check_kernel, convolve, flip, same_padding
 from snf_models.bijections.frozen import FrozenMap
 from snf_models.bijections.matrices import inverses, log_abs_dets, mix_channels, solutions
 
 
-class PeriodicConv(Bijection):
+class PeriodicConv(LinearLayer):
     """Invertible convolution w * x + b that wraps around the image border (Hoogeboom et al. 2019).
 
     It is inverted by Fourier transform: ŵ(f) is the C x C matrix of w at frequency f. w starts as the identity plus
@@ -31,8 +31,6 @@ class PeriodicConv(Bijection):
         kernel: Height and width of w, both odd.
     """
 
-    constant_log_det: ClassVar[bool] = True
-
     def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
         super().__init__()
         check_kernel(kernel)
@@ -41,47 +39,35 @@ class PeriodicConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(x)
-        return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
+    def apply_weight(self, x: Tensor) -> Tensor:
+        return convolve_periodically(self.weight, x)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
+    def solve(self, z: Tensor) -> Tensor:
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
-        centred = (z - self._offset()).double()
-        x = in_frequency(lambda spectrum: solutions(matrices, spectrum), centred)
-        return x.to(z.dtype), -self.log_det(z)
+        centred = (z - self.offset(z)).double()
+        return in_frequency(lambda spectrum: solutions(matrices, spectrum), centred).to(z.dtype)
 
-    def log_abs_det(self, image: Size) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| in nats, the log-det of a whole image. Cost: O(C³·H·W)."""
-        log_dets = log_abs_dets(transfer(self.weight.double(), image))
+    def log_abs_det(self, shape: Shape) -> Tensor:
+        """Return Σ_f log|det ŵ(f)| in nats. Cost: O(C³·H·W)."""
+        log_dets = log_abs_dets(transfer(self.weight.double(), shape[1:]))
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
         columns = torch.arange(log_dets.shape[1], device=log_dets.device)
-        return torch.sum(log_dets * torch.where(2 * columns % image[1] == 0, 1, 2))
-
-    def log_det(self, x: Tensor) -> Tensor:
-        return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
-
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return float(self.log_abs_det(shape[1:]).detach())
+        return torch.sum(log_dets * torch.where(2 * columns % shape[2] == 0, 1, 2))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        weight, offset = self.weight.double().clone(), self._offset().double().clone()
+        weight, offset = self.weight.double().clone(), self.bias.view(1, -1, 1, 1).double().clone()
         unmixing = inverses(transfer(weight, shape[1:]))
         return FrozenMap(
             lambda x: (convolve_periodically(weight, x) + offset, None),
             lambda z: in_frequency(lambda spectrum: unmixing @ spectrum, z - offset),
         )
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:
         check_images(x, self.channels)
         height, width = self.weight.shape[2:]
         if x.shape[2] < height or x.shape[3] < width:
             raise ValueError(f"expected images of at least {height}x{width}, got {x.shape[2]}x{x.shape[3]}")
-
-    def _offset(self) -> Tensor:
-        return self.bias.view(1, -1, 1, 1)
 
 
 def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
