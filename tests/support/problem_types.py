@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from snf_app.http.errors import STATUSES
+from snf_app.http.errors import KINDS, STATUSES
 from snf_models.datasets.uploads import TITLES
 from snf_models.errors import ErrorKind
 from tests.support.paths import ROOT
@@ -14,10 +14,9 @@ STANDARD = {
     "not-found": (404, "Not Found"),
     "method-not-allowed": (405, "Method Not Allowed"),
     "content-too-large": (413, "Content Too Large"),
-    "too-many-requests": (429, "Too Many Requests"),
-    "internal-error": (500, "The service failed"),
+    "too-many-connections": (503, "Too many connections"),
 }
-"""Problems that the framework raises by their status alone."""
+"""Problems that are raised by their status alone."""
 
 
 @dataclass(frozen=True, order=True)
@@ -31,8 +30,10 @@ class ProblemType:
 
 def problem_types() -> list[ProblemType]:
     """Return all types of problems of our packages but the client, by status and type."""
-    given = STANDARD | {slug: (STATUSES[ErrorKind.INVALID], title) for slug, title in TITLES.items()}
-    titles = {(status, slug): {title: None} for slug, (status, title) in given.items()}
+    given = {slug: (STATUSES[ErrorKind.INVALID], title) for slug, title in TITLES.items()}
+    titles = {
+        (status, slug): {title: None} for table in (STANDARD, KINDS, given) for slug, (status, title) in table.items()
+    }
     for folder in ("app", "worker", "models", "runtime/snf_runtime"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for problem in _in_file(path):
@@ -70,14 +71,10 @@ def _of_class(node: ast.ClassDef) -> Iterator[ProblemType]:
 
 def _of_call(name: str, given: list[object]) -> Iterator[ProblemType]:
     match name, given:
-        case "Problem", [int(status), str(slug), str(title), *_]:
-            yield ProblemType(status, slug, title)
         case (("ImageError" | "DatasetRefused"), [str(slug), str(title), *_]):
             yield ProblemType(422, slug, title)
         case "_error", [str(slug), str(title), *_]:
             yield ProblemType(500, slug, title)
-        case "refuse_in_use", [_, _, str(slug), str(title), *_]:
-            yield ProblemType(409, slug, title)
 
 
 def _constant(node: ast.expr | None) -> object:

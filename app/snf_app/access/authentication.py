@@ -218,9 +218,7 @@ class KeyQuota:
         limit, extensions = parse(rate), {"limit": rate, "unit": unit}
         if amount > limit.amount:
             raise Problem(
-                422,
                 "larger-than-rate-limit",
-                "The request is larger than the rate limit",
                 f"it has {amount} {unit}, and the key {self.key.name!r} allows {rate}; send fewer at once",
                 extensions=extensions,
             )
@@ -229,11 +227,9 @@ class KeyQuota:
         reset = self.limiter.get_window_stats(limit, self.key.id, unit).reset_time
         wait = max(1, math.ceil(reset - time.time()))
         raise Problem(
-            429,
             "rate-limited",
-            "Over the rate limit of the key",
             f"the key {self.key.name!r} allows {rate} {unit}; try again in {wait} s",
-            headers={"Retry-After": str(wait)},
+            retry_s=wait,
             extensions=extensions,
         )
 
@@ -334,7 +330,7 @@ class Authentication:
         kind = "health" if scope["path"] in HEALTH_PATHS else "pages"
         if not self._windows.hit(OPEN_RATE, kind, network_of(address_of(scope))):
             detail = f"an address gets {OPEN_RATE.amount} answers without a key in {OPEN_RATE.get_expiry()} s; wait"
-            raise Problem(429, "too-many-requests", "Too Many Requests", detail, headers={"Retry-After": "10"})
+            raise Problem("too-many-requests", detail, retry_s=10)
 
     def _identify(self, scope: Scope) -> HeldKey | None:
         """Store the caller, and return the key, or None where the service has no keys."""
@@ -364,20 +360,14 @@ class Authentication:
             if wait and refused.reason == "unknown":
                 raise _held_off(math.ceil(self._attempts.wait_s(address, digest))) from None
             raise Problem(
-                401,
-                "unauthorized",
-                "A valid key is needed",
-                TEXTS[refused.reason],
-                headers={"WWW-Authenticate": 'Bearer realm="snf"'},
+                "unauthorized", TEXTS[refused.reason], headers={"WWW-Authenticate": 'Bearer realm="snf"'}
             ) from None
         except KeysUnreadable as error:
             _count(scope, "unreadable")
             raise Problem(
-                503,
                 "keys-unreadable",
-                "The keys cannot be read",
                 "the file of keys is damaged or gone, so no key of it is accepted; see the log of the service",
-                headers={"Retry-After": "30"},
+                retry_s=30,
             ) from error
         self._attempts.succeeded(address, digest)
         return key
@@ -415,11 +405,7 @@ def given_key(scope: Scope) -> str | None:
 
 def _held_off(seconds: int) -> Problem:
     return Problem(
-        429,
-        "too-many-wrong-keys",
-        "Too many wrong keys",
-        f"too many wrong keys came from this address; try again in {seconds} s",
-        headers={"Retry-After": str(seconds)},
+        "too-many-wrong-keys", f"too many wrong keys came from this address; try again in {seconds} s", retry_s=seconds
     )
 
 

@@ -45,14 +45,12 @@ class OriginCheck:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or (host := _HOST.fullmatch(hosts[0].lower())) is None:
             got = ascii(hosts[0][:100]) if len(hosts) == 1 else f"{len(hosts)} headers"
-            return Problem(400, "invalid-host", "The Host header is not valid", f"expected one host name, got {got}")
+            return Problem("invalid-host", f"expected one host name, got {got}")
         # A page whose host name resolves to 127.0.0.1 can read answers, but its requests have that name.
         name = host["name"].rstrip(".")
         if not self._answers(name):
             return Problem(
-                403,
                 "host-not-allowed",
-                "The host name is not allowed",
                 f"this service does not answer to {name[:100]!r}; to allow it, add it to SNF_ALLOWED_HOSTS",
             )
         origins, method = headers.getlist("origin"), scope["method"]
@@ -61,9 +59,7 @@ class OriginCheck:
             return None
         source = ascii(origins[0][:200]) if origins else "another site"
         return Problem(
-            403,
             "cross-origin",
-            "Another origin asks for a change",
             f"expected a request from a page of this service or from a program, got one from a page of {source}; to "
             "allow an origin, add it to SNF_CORS_ORIGINS; a proxy must pass the header Host on unchanged",
         )

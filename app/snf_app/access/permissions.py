@@ -75,13 +75,11 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> None:
     caller = scope.get(SCOPE)
     if not isinstance(caller, Caller):
         # A path that was left open by mistake.
-        raise Problem(401, "unauthorized", "A valid key is needed", "the request was not authenticated")
+        raise Problem("unauthorized", "the request was not authenticated")
     if ROLES.index(caller.role) < ROLES.index(needed):
         log.info("refused %s %s to %s, role %s", scope["method"], scope["path"][:200], caller.name, caller.role)
         raise Problem(
-            403,
             "insufficient-role",
-            "The key may not do this",
             f"the key {caller.label!r} has the role {caller.role!r}; {what} needs {needed!r}",
             extensions={"needed": needed, "held": caller.role},
         )

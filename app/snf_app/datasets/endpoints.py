@@ -138,7 +138,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     """
     if name in NAMES:
         detail = f"{name} is built in and has none"
-        raise Problem(404, "contact-sheet-not-found", "No contact sheet", detail, pointer="/path/name")
+        raise Problem("contact-sheet-not-found", detail, pointer="/path/name")
     try:
         content = store.contact_sheet(name).read_bytes()
     except FileNotFoundError:
@@ -155,13 +155,11 @@ def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep,
     Models that were trained on it stay, and so do the images of a dataset by reference.
     """
     if name in NAMES:
-        raise Problem(
-            409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
-        )
+        raise Problem("dataset-built-in", f"{name} came with the product or lies in SNF_DATA_DIR")
 
     def uses(job: Job) -> bool:
         return name in (job.dataset, *job.parameters.get("against", ()), *job.parameters.get("masks", {}).values())
 
     with locked(settings.jobs_dir):
-        refuse_in_use(jobs, uses, "dataset-in-use", "The dataset is in use", name)
+        refuse_in_use(jobs, uses, "dataset-in-use", name)
         store.delete(name)

@@ -198,9 +198,7 @@ class DatasetForm:
 
     def _begin_file(self, filename: bytes) -> None:
         if len(self._sources) == MAX_FILES:
-            raise Problem(
-                413, "too-many-files", "Too many files", f"a form may carry {MAX_FILES} files; send an archive of them"
-            )
+            raise Problem("too-many-files", f"a form may carry {MAX_FILES} files; send an archive of them")
         path = self._folder / str(len(self._sources))
         self._file = self._open.enter_context(path.open("xb"))
         self._sources.append(Source(path, filename.decode(errors="surrogateescape")))
@@ -233,7 +231,7 @@ class DatasetForm:
 
 
 def _malformed(detail: str) -> Problem:
-    return Problem(400, "malformed-form", "The form cannot be read", f"{MULTIPART}: {detail}")
+    return Problem("malformed-form", f"{MULTIPART}: {detail}")
 
 
 log = logging.getLogger(__name__)

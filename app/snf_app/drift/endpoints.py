@@ -60,9 +60,7 @@ def _acknowledge(ref: str, source: str | None, request: Request, pool: ModelPool
     if not monitor.acknowledge(version, source, caller.label or caller.name):
         images = "no image with a source" if source is None else f"no image of the source {source!r}"
         raise Problem(
-            404,
             "drift-not-found",
-            "No drift is watched",
             f"{images} was scored by {version.name}:{version.version} with calibration {version.calibration} since "
             "the last acknowledgement",
             pointer="/path/ref" if source is None else "/path/source",

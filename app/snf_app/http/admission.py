@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -39,7 +39,6 @@ class FairShares:
 
     def take(self, caller: str, amount: int = 1) -> bool:
         """Reserve units if the caller's fair share allows it, in constant time and from any thread."""
-        _check(amount)
         with self._lock:
             held = self.held(caller) + amount
             free = self._free - amount
@@ -52,12 +51,25 @@ class FairShares:
 
     def give_back(self, caller: str, amount: int = 1) -> None:
         """Release units; raise ``ValueError`` if the caller holds fewer than ``amount``."""
-        _check(amount)
         with self._lock:
             held = self.held(caller) - amount
             if held < 0:
                 raise ValueError(f"expected at most {held + amount} units to come back from {caller!r}, got {amount}")
             self._set(caller, held, self._free + amount)
+
+    @contextmanager
+    def slot(self, caller: str, slug: str, what: str, retry_s: int) -> Iterator[None]:
+        """Hold one unit during the block; raise a 429 ``Problem`` if the caller's fair share does not allow it."""
+        if not self.take(caller):
+            share = "one caller may have at most as many as stay free for all others"
+            detail = (
+                f"{self.capacity - self._free} of {self.capacity} {what}, and {share}; end some, or try again later"
+            )
+            raise Problem(slug, detail, retry_s=retry_s)
+        try:
+            yield
+        finally:
+            self.give_back(caller)
 
     def _set(self, caller: str, held: int, free: int) -> None:
         self._free = free
@@ -65,11 +77,6 @@ class FairShares:
             self._held[caller] = held
         else:
             self._held.pop(caller, None)
-
-
-def _check(amount: int) -> None:
-    if amount < 0:
-        raise ValueError(f"expected an amount of 0 or more units, got {amount}")
 
 
 TimeoutMs = Annotated[
@@ -118,9 +125,7 @@ async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[Re
         if not limit.expired():
             raise
         raise Problem(
-            504,
             "deadline-exceeded",
-            "The deadline passed",
             f"the work took longer than {current.seconds:g} s and was cancelled; send fewer images or allow more time",
         ) from error
 

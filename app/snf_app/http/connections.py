@@ -56,15 +56,14 @@ class ConnectionWatch:
                 self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
             return None
         self._refused += 1
-        headers = {"Retry-After": str(RETRY_S)}
         if self._shares.free:
             detail = (
                 f"one address may hold at most as many of {self.max_connections} connections as stay free for others; "
                 "close some"
             )
-            return Problem(429, "too-many-connections", "Too many connections", detail, headers=headers)
+            return Problem("too-many-connections", detail, retry_s=RETRY_S)
         detail = f"all {self.max_connections} connections are open; try again in about {RETRY_S} s"
-        return Problem(503, "too-many-connections", "Too many connections", detail, headers=headers)
+        return Problem("too-many-connections", detail, kind=(503, "Too many connections"), retry_s=RETRY_S)
 
     def release(self, connection: Connection) -> None:
         """Remove a closed connection; an unknown one is ignored."""
@@ -214,7 +213,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 to a request that is not valid HTTP, or 431 if it has too many headers."""
-        malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
+        malformed = Problem("malformed-request", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
@@ -232,7 +231,7 @@ class Connection(HttpToolsProtocol):
             elif self._unframed and not self._in_body:
                 seconds = self._watch.header_s
                 detail = f"expected the headers of a request within {seconds:g} s; send them without pauses"
-                self._refuse(Problem(408, "request-timeout", "Request Timeout", detail))
+                self._refuse(Problem("request-timeout", detail))
             else:
                 self.transport.close()
 
@@ -277,8 +276,6 @@ def encode(problem: Problem) -> bytes:
 
 def _headers_too_large() -> Problem:
     return Problem(
-        431,
         "headers-too-large",
-        "Request Header Fields Too Large",
         f"expected a first line and headers of less than {HEADER_BYTES} bytes and at most {HEADERS} headers, got more",
     )

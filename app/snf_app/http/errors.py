@@ -57,6 +57,51 @@ STATUSES = {
     ErrorKind.FAILED: 500,
 }
 
+KINDS = {
+    "invalid-host": (400, "The Host header is not valid"),
+    "malformed-form": (400, "The form cannot be read"),
+    "malformed-json": (400, "The body is not valid JSON"),
+    "malformed-request": (400, "The request is not valid HTTP"),
+    "upload-cut-off": (400, "The upload was cut off"),
+    "unauthorized": (401, "A valid key is needed"),
+    "cross-origin": (403, "Another origin asks for a change"),
+    "host-not-allowed": (403, "The host name is not allowed"),
+    "insufficient-role": (403, "The key may not do this"),
+    "contact-sheet-not-found": (404, "No contact sheet"),
+    "drift-not-found": (404, "No drift is watched"),
+    "sample-not-found": (404, "No such sample"),
+    "request-timeout": (408, "Request Timeout"),
+    "dataset-built-in": (409, "The dataset is built in"),
+    "dataset-in-use": (409, "The dataset is in use"),
+    "job-has-no-result": (409, "The job has no result"),
+    "model-in-use": (409, "The model is in use"),
+    "result-at-output": (409, "The result is at the output of the job"),
+    "version-in-use": (409, "The version is in use"),
+    "too-many-files": (413, "Too many files"),
+    "too-many-images": (413, "Too many images"),
+    "too-many-pixels": (413, "Too many pixels"),
+    "unsupported-media-type": (415, "Unsupported Media Type"),
+    "invalid-request": (422, "The request is not valid"),
+    "larger-than-rate-limit": (422, "The request is larger than the rate limit"),
+    "no-image-scored": (422, "None of the images can be scored"),
+    "out-of-memory-expected": (422, "The job is not expected to fit into memory"),
+    "too-long-expected": (422, "The job is expected to take too long"),
+    "queue-full": (429, "The scoring queue is full"),
+    "rate-limited": (429, "Over the rate limit of the key"),
+    "too-many-connections": (429, "Too many connections"),
+    "too-many-event-streams": (429, "Too many event streams"),
+    "too-many-requests": (429, "Too Many Requests"),
+    "too-many-uploads": (429, "Too many uploads at once"),
+    "too-many-wrong-keys": (429, "Too many wrong keys"),
+    "headers-too-large": (431, "Request Header Fields Too Large"),
+    "internal-error": (500, "The service failed"),
+    "model-failed": (500, "The model could not be loaded"),
+    "draining": (503, "The service is stopping"),
+    "keys-unreadable": (503, "The keys cannot be read"),
+    "deadline-exceeded": (504, "The deadline passed"),
+}
+"""Status and title of each type of problem that is no error of the other packages."""
+
 REMOVED = {
     "monitor": "there is no such parameter any more: only images with a `source` are watched for drift",
     "detail": "verdicts with gradients have been removed: leave `detail` out",
@@ -132,27 +177,29 @@ class InferenceError(BaseModel):
 
 
 class Problem(Exception):
-    """HTTP error response of a kind ``slug``; ``detail`` says what was expected, what came, and what to do."""
+    """HTTP error response of the type ``slug``; ``detail`` says what was expected, what came, and what to do.
+
+    ``kind`` has status and title of types that are not in ``KINDS``.
+    """
 
     def __init__(
         self,
-        status: int,
         slug: str,
-        title: str,
         detail: str,
         *,
+        kind: tuple[int, str] | None = None,
         pointer: str | None = None,
         errors: Sequence[FieldProblem] | None = None,
+        retry_s: int | None = None,
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status = status
+        self.status, self.title = kind or KINDS[slug]
         self.slug = slug
-        self.title = title
         self.detail = detail
         self.errors = [FieldProblem(pointer=pointer, detail=detail)] if pointer else errors
-        self.headers = dict(headers or {})
+        self.headers = dict(headers or {}) | ({} if retry_s is None else {"Retry-After": str(retry_s)})
         self.extensions = dict(extensions or {})
 
 
@@ -164,20 +211,18 @@ def invalid(pointer: str, detail: str) -> Problem:
 def invalid_fields(fields: Sequence[FieldProblem]) -> Problem:
     """Return a 422 error (``Problem``) that points at all invalid parts of a request; its detail names three."""
     detail = "; ".join(f"{field.pointer}: {field.detail}" for field in fields[:3])
-    return Problem(422, "invalid-request", "The request is not valid", detail, errors=fields)
+    return Problem("invalid-request", detail, errors=fields)
 
 
 def malformed_json(detail: str) -> Problem:
     fields = [FieldProblem(pointer="/body", detail=detail)]
-    return Problem(400, "malformed-json", "The body is not valid JSON", f"/body: {detail}", errors=fields)
+    return Problem("malformed-json", f"/body: {detail}", errors=fields)
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
     names = ", ".join(accepted)
     return Problem(
-        415,
         "unsupported-media-type",
-        "Unsupported Media Type",
         f"the body's content type is {got or 'not given'!r}; expected one of {names}",
         headers={"Accept": names},
     )
@@ -185,7 +230,7 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 def draining() -> Problem:
     """Return a 503 error (``Problem``) that refuses or ends a request while the service shuts down."""
-    return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
+    return Problem("draining", "no new work is taken", retry_s=5)
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
@@ -238,14 +283,12 @@ def problem_of(error: Exception, pointer: str | None = None, known: Collection[s
             # The detail of a broker that is down names sockets and hosts, which belong into the log only.
             hidden = "the job store does not answer; scoring goes on"
             detail = hidden if isinstance(error, BrokerDown) else error.detail
-            retry_s = getattr(error, "retry_after_s", RETRY_S.get(error.kind))
             return Problem(
-                status_of(error),
                 error.slug,
-                error.title,
                 detail,
+                kind=(status_of(error), error.title),
                 pointer=pointer or POINTERS.get(error.slug),
-                headers=None if retry_s is None else {"Retry-After": str(retry_s)},
+                retry_s=getattr(error, "retry_after_s", RETRY_S.get(error.kind)),
                 extensions=_members(error),
             )
         case RequestValidationError():
@@ -255,20 +298,10 @@ def problem_of(error: Exception, pointer: str | None = None, known: Collection[s
             return invalid_fields([field_problem(item, (), known) for item in error.errors()])
         case HTTPException():
             title = phrase(error.status_code)
-            return Problem(
-                error.status_code,
-                title.lower().replace(" ", "-"),
-                title,
-                str(error.detail) if error.detail else title,
-                headers=error.headers,
-            )
+            slug, kind = title.lower().replace(" ", "-"), (error.status_code, title)
+            return Problem(slug, str(error.detail or title), kind=kind, headers=error.headers)
         case _:
-            return Problem(
-                500,
-                "internal-error",
-                "The service failed",
-                "An unexpected error happened; the service's log has its traceback.",
-            )
+            return Problem("internal-error", "An unexpected error happened; the service's log has its traceback.")
 
 
 def _members(error: ModelsError | JobsError) -> dict[str, Any]:
@@ -341,9 +374,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 async def _note_disconnect(request: Request, _error: Exception) -> Response:
     """Answer a client that has left: nothing reads the answer, but logs and metrics count it."""
-    return await _answer(
-        request, Problem(400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end")
-    )
+    return await _answer(request, Problem("upload-cut-off", "the client disconnected before the end"))
 
 
 def install(app: FastAPI) -> None:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from snf_app.access.permissions import caller_of
 from snf_app.http.admission import BodyTooLarge, FairShares
-from snf_app.http.errors import Problem, draining
+from snf_app.http.errors import draining
 from snf_models.disk import remove_leftovers
 
 LOCK = "lock"
@@ -165,20 +165,6 @@ class UploadWatch:
                 raise ClientDisconnect
 
 
-@contextmanager
-def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
+def upload_slot(slots: FairShares, request: Request) -> AbstractContextManager[None]:
     """Count an upload during the block; raise 429 if the caller or all callers have too many."""
-    caller = caller_of(request.scope).name
-    if not slots.take(caller):
-        raise Problem(
-            429,
-            "too-many-uploads",
-            "Too many uploads at once",
-            f"{slots.capacity - slots.free} of {slots.capacity} uploads at once are running, and one caller may have "
-            "at most as many as stay free for all others; try again later",
-            headers={"Retry-After": str(retry_s)},
-        )
-    try:
-        yield
-    finally:
-        slots.give_back(caller)
+    return slots.slot(caller_of(request.scope).name, "too-many-uploads", "uploads at once are running", retry_s=30)

@@ -271,9 +271,7 @@ def _json_length(given: str) -> int:
 
 def _compressed(encoding: str) -> Problem:
     return Problem(
-        415,
         "unsupported-media-type",
-        "Unsupported Media Type",
         f"the body is compressed as {encoding[:40]!r}; expected one that is not compressed",
         headers={"Accept-Encoding": "identity"},
     )

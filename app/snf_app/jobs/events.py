@@ -10,8 +10,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import NamedTuple
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from snf_app.http.admission import FairShares
-from snf_app.http.errors import Problem
 from snf_app.http.router import ClosedStream
 from snf_app.jobs.service import JobStoreMonitor
 from snf_worker.errors import BrokerDown
@@ -150,22 +149,9 @@ class EventStreams:
         self._draining = draining
         self._down = False
 
-    @contextmanager
-    def slot(self, caller: str) -> Iterator[None]:
+    def slot(self, caller: str) -> AbstractContextManager[None]:
         """Count a stream of a caller as open during the block; raise 429 if too many are open."""
-        if not self._slots.take(caller):
-            raise Problem(
-                429,
-                "too-many-event-streams",
-                "Too many event streams",
-                f"{self._slots.capacity - self._slots.free} of {self._slots.capacity} event streams are open, and "
-                "one caller may have at most as many as stay free for all others; close some",
-                headers={"Retry-After": str(RETRY_S)},
-            )
-        try:
-            yield
-        finally:
-            self._slots.give_back(caller)
+        return self._slots.slot(caller, "too-many-event-streams", "event streams are open", RETRY_S)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
         """Yield encoded events until the job ends, is deleted, or the service stops; ``brief`` skips past metrics."""

@@ -126,7 +126,7 @@ def get_job_sample(
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
         detail = f"job {job.id} keeps no preview of step {step}"
-        raise Problem(404, "sample-not-found", "No such sample", detail, pointer="/path/step") from None
+        raise Problem("sample-not-found", detail, pointer="/path/step") from None
     # An attempt that returns to a checkpoint draws later previews again.
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
@@ -157,17 +157,13 @@ def get_job_result(
     if job.status not in WITH_RESULT or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
         raise Problem(
-            409,
             "job-has-no-result",
-            "The job has no result",
             f"job {job.id} is {job.status.value}{reason}",
             extensions={"job_status": job.status.value, "job_error": job.error},
         )
     if "output" in job.result:
         raise Problem(
-            409,
             "result-at-output",
-            "The result is at the output of the job",
             f"job {job.id} has written its scores to {job.result['output']}: read the Parquet files there, or fetch "
             f"them into one table with `snf jobs download {job.id}`",
             extensions={"job_status": job.status.value, "job_error": None, "output": job.result["output"]},

@@ -53,9 +53,7 @@ def require_feasible(plan: JobPlan) -> None:
         days = estimate.seconds / 86_400
         long = f"{days:.0f} days" if days < 1000 else f"{days / 365.25:,.0f} years"
         raise Problem(
-            422,
             "too-long-expected",
-            "The job is expected to take too long",
             f"it is expected to take {long}; expected at most {MAX_MINUTES // 1440} days. Fewer steps, a smaller "
             'preset or max_minutes take less; "force": true queues it all the same',
             extensions={"seconds": estimate.seconds, "available_seconds": 60 * MAX_MINUTES},
@@ -63,9 +61,7 @@ def require_feasible(plan: JobPlan) -> None:
     if estimate.fits is not False:
         return
     raise Problem(
-        422,
         "out-of-memory-expected",
-        "The job is not expected to fit into memory",
         f"it is expected to need {estimate.memory_bytes} bytes; expected at most {estimate.available_bytes}, the most "
         f"that a running worker of {plan.queue} gives a training. A smaller batch_size or preset needs less; "
         '"force": true queues it all the same',
@@ -269,25 +265,20 @@ def _waits_for(job: Job, served: Collection[Queue], home: Path | None) -> str | 
 def refuse_used_version(jobs: JobStore, name: str, version: int) -> None:
     """Raise a 409 ``Problem`` if an unfinished job uses a model version."""
     ref = f"{name}:{version}"
-    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
+    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", ref)
 
 
 def refuse_used_model(jobs: JobStore, name: str) -> None:
     """Raise a 409 ``Problem`` if an unfinished job uses or trains a model."""
-    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
+    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", name)
 
 
-def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, name: str) -> None:
+def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, name: str) -> None:
     """Raise a 409 ``Problem`` if an unfinished job, also in its parameters, names a resource and ``uses`` it."""
     job = next(filter(uses, jobs.mentioning(name)), None)
     if job is not None:
-        raise Problem(
-            409,
-            slug,
-            title,
-            f"job {job.id} is {job.status.value} and uses {name}; cancel it first or wait for its end",
-            extensions={"job": job.id},
-        )
+        detail = f"job {job.id} is {job.status.value} and uses {name}; cancel it first or wait for its end"
+        raise Problem(slug, detail, extensions={"job": job.id})
 
 
 PING_S = 0.5

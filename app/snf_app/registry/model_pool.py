@@ -465,9 +465,4 @@ def reason_of(error: Exception) -> str:
 
 
 def _failed(name: str) -> Problem:
-    return Problem(
-        500,
-        "model-failed",
-        "The model could not be loaded",
-        f"{name} could not be loaded; the service's log has the reason",
-    )
+    return Problem("model-failed", f"{name} could not be loaded; the service's log has the reason")

@@ -311,20 +311,16 @@ class FairQueue:
         """Count pixels of full-size images in the block; raise ``Problem`` 413 if never possible, 429 if not now."""
         if pixels > self._pixels.capacity:
             raise Problem(
-                413,
                 "too-many-pixels",
-                "Too many pixels",
                 f"images of this model keep their size, and one request may carry {self._pixels.capacity} pixels of "
                 f"them, got {pixels}; split it into several",
             )
         if not self._pixels.take(caller, pixels):
             raise Problem(
-                429,
                 "queue-full",
-                "Too many large images are being scored",
                 f"{pixels} pixels came, and {self._pixels.free} of {self._pixels.capacity} are free: a caller may hold "
                 f"at most what stays free for others; try again in about {PIXELS_WAIT_S} s",
-                headers={"Retry-After": str(PIXELS_WAIT_S)},
+                retry_s=PIXELS_WAIT_S,
             )
         try:
             yield
@@ -366,13 +362,7 @@ class FairQueue:
 
     def _full(self, images: int, detail: str) -> Problem:
         wait = min(LONGEST_WAIT_S, max(1, math.ceil(images * self._seconds_per_image)))
-        return Problem(
-            429,
-            "queue-full",
-            "The scoring queue is full",
-            f"{detail}; try again in about {wait} s",
-            headers={"Retry-After": str(wait)},
-        )
+        return Problem("queue-full", f"{detail}; try again in about {wait} s", retry_s=wait)
 
     def _end_waiting(self, work: Work) -> None:
         self._requests.give_back(work.caller, work.waiting)

@@ -94,9 +94,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
             files = sum(isinstance(value, UploadFile) for _, value in parser.items)
             if files >= max_images:
                 raise too_many(max_images) from error
-            raise Problem(
-                400, "malformed-form", "The form cannot be read", f"multipart/form-data: {error.message}"
-            ) from error
+            raise Problem("malformed-form", f"multipart/form-data: {error.message}") from error
     try:
         uploads = []
         for name, value in form.multi_items():
@@ -114,10 +112,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 def too_many(limit: int) -> Problem:
     return Problem(
-        413,
-        "too-many-images",
-        "Too many images",
-        f"one request with this number of draws may carry {limit} images; split it into several",
+        "too-many-images", f"one request with this number of draws may carry {limit} images; split it into several"
     )
 
 

@@ -152,9 +152,7 @@ def _failed(index: int, item: Item, error: ModelsError) -> FailedImage:
 def _none_scored(results: Sequence[ScoredImage | FailedImage]) -> Problem:
     failed = [result for result in results if isinstance(result, FailedImage)]
     return Problem(
-        422,
         "no-image-scored",
-        "None of the images can be scored",
         f"{len(failed)} of {len(failed)} images were refused; the first: {failed[0].error.detail}",
         errors=[FieldProblem(pointer=f"/body/{FIELD}/{result.index}", detail=result.error.detail) for result in failed],
         extensions={"results": [result.model_dump() for result in failed]},
