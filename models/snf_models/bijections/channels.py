@@ -205,7 +205,7 @@ class LUConv1x1(LinearLayer, ChannelAffine):
     def solve(self, z: Tensor) -> Tensor:
         lower, upper = self._triangles()
         centred = (z - self.offset(z)).flatten(2)[:, self.permutation.argsort()]
-        x = torch.linalg.solve_triangular(lower, centred, upper=False, unitriangular=True)
+        x: Tensor = torch.linalg.solve_triangular(lower, centred, upper=False, unitriangular=True)
         x = torch.linalg.solve_triangular(upper, x, upper=True)
         return x.view_as(z)
 
