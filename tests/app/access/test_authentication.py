@@ -21,6 +21,7 @@ from snf_app.access.authentication import (
     FREE_ATTEMPTS,
     MAX_REMEMBERED,
     MAX_WAIT_S,
+    WINDOW_S,
     FailedAttempts,
     KeyRing,
 )
@@ -331,3 +332,16 @@ def test_memory_is_bounded_and_wrong_keys_push_out_no_right_one(attempts: Failed
     for number in range(3 * MAX_REMEMBERED):
         attempts.succeeded("10.0.0.1", str(number))
     assert len(attempts._right) == MAX_REMEMBERED
+
+
+def test_a_log_that_cannot_be_written_stops_no_call(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    with serving(tmp_path, access_log=True) as client:
+        assert client.delete("/v1/datasets/mnist-mini").status_code == 409
+
+
+def test_an_address_is_forgotten(attempts: FailedAttempts, clock: Clock) -> None:
+    for _ in range(FREE_ATTEMPTS - 1):
+        attempts.failed("10.0.0.1", "x")
+    clock.now += WINDOW_S
+    assert attempts.failed("10.0.0.1", "x").wrong == 1

@@ -66,3 +66,17 @@ def test_a_disk_that_takes_no_writes(
         True,
         True,
     )
+
+
+def test_a_full_disk_under_a_whole_installation_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/home/snf/logs")
+
+    monkeypatch.setattr(main, "cli", full)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == FAILED
+    expected = "snf: There is no room on the disk: [Errno 28] No space left on device: '/home/snf/logs'\n"
+    assert capsys.readouterr().err == expected

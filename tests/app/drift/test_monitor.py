@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from snf_app.drift import service as drift_service
 from tests.end_to_end.support.service import files
 from tests.support.disks import refuse_writes
 from tests.support.paths import DIGITS
@@ -198,3 +199,22 @@ def test_a_clock_that_was_set_from_1970_meanwhile_is_stored(tmp_path: Path, monk
     with service(tmp_path) as client:
         assert drift(client) == before
         assert client.delete(f"{MODEL}/drift").status_code == 204
+
+
+def test_streams_that_do_not_fit_their_file_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise ValueError("expected a time since 1970")
+
+    monkeypatch.setattr(drift_service, "EVERY_S", 3600.0)  # the thread would store the streams before
+    with pytest.MonkeyPatch.context() as patch, service(tmp_path) as client:
+        score(client, 20, source="line 1/right")
+        before = drift(client)
+        patch.setattr(drift_service, "save_streams", refuse)
+        for path in ("drift", "drift/line%201%2Fright"):
+            with pytest.raises(ValueError, match="expected a time since 1970"):
+                client.delete(f"{MODEL}/{path}")
+        assert drift(client) == before
+    # The end of the service was not disturbed.
+    assert "cannot be written, so a restart would forget drift: expected a time since 1970" in caplog.text

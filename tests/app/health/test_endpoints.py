@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snf_app.registry.model_pool import reason_of
+from snf_app.registry.model_pool import ModelListing, ModelPool, reason_of
 from snf_app.scoring.service import DetectImages, RequestedImage
 from snf_models.errors import ArtifactError
 from snf_worker.broker.connection import redis_client
@@ -87,3 +88,22 @@ def test_reasons_hold_no_paths(tmp_path: Path) -> None:
     assert reason_of(caught.value) == "No such file or directory"
     assert reason_of(ValueError(f"cannot read {tmp_path}")) == "ValueError"
     assert reason_of(ArtifactError("digits/1/manifest.json is missing")) == "digits/1/manifest.json is missing"
+
+
+@pytest.mark.usefixtures("no_shipped_models")
+def test_many_callers_share_one_reading_of_the_registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing, readings = ModelPool.listing, []
+
+    def slow_listing(pool: ModelPool) -> list[ModelListing]:
+        readings.append(time.monotonic())
+        time.sleep(0.05)
+        return listing(pool)
+
+    monkeypatch.setattr(ModelPool, "listing", slow_listing)
+    with client_of(settings) as client, ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(lambda _: client.get("/readyz").json()["models"], range(64)))
+        assert answers == [{}] * 64
+        assert len(readings) == 1
+        # A reading takes at most 2 % of the time, and a change is seen soon.
+        until(lambda: client.get("/readyz") and len(readings) == 2)
+    assert readings[1] - readings[0] > 0.05 / 0.02

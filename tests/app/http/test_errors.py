@@ -132,3 +132,12 @@ def test_errors_of_fields_are_in_plain_words(client: TestClient) -> None:
     assert limit["detail"] == "expected a valid integer, got 'many'"
     [limit] = client.get("/v1/jobs?limit=1000").json()["errors"]
     assert limit["detail"] == "expected a value less than or equal to 200, got '1000'"
+
+
+def test_every_detail_names_the_wrong_part(client: TestClient) -> None:
+    """Wrong parameters of jobs had their pointer in ``errors`` only."""
+    for wrong in ({"batch_size": "5"}, {"batch_size": 0}):
+        job = {"type": "recommend", "dataset": "mnist-mini", "parameters": {"minutes": "5"}}
+        for request in (job, {"type": "train", "dataset": "mnist-mini", "model": "m", "parameters": wrong}):
+            body = problem(client.post("/v1/jobs", json=request), 422, "invalid-request")
+            assert body["detail"].startswith(body["errors"][0]["pointer"] + ": expected"), body

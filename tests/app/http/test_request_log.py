@@ -182,3 +182,11 @@ file.write([{"number": 4}])
     ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert ended.stdout == f"{errno.ENOSPC} 0\n"
     assert lines(path) == [{"number": 1}, {"number": 4}]
+
+
+def test_the_query_of_a_refused_change_is_not_recorded(tmp_path: Path) -> None:
+    with client_of(service_settings(tmp_path)) as client:
+        client.delete("/v1/datasets/none?token=snf_hush&api_key=snf_hush")
+    [line] = records_of(tmp_path)
+    assert "hush" not in line
+    assert json.loads(line)["operation"] == "delete_dataset"

@@ -1,5 +1,7 @@
 """What `/metrics` tells: counts that are right, labels that are bounded, and nobody who is waited for."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,9 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from snf_app import pages
+from snf_app.jobs.service import JobStoreMonitor
 from snf_app.metrics.registry import ServiceMetrics
+from snf_worker.jobs.record import Queue
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
 from tests.support.service_settings import client_of, service_settings
@@ -130,3 +134,31 @@ def test_a_model_that_is_gone_is_in_no_label() -> None:
     text = metrics.render(lambda: {("new", 1)}).decode()
     assert 'snf_images_scored_total{model="new",version="1"} 7.0' in text
     assert 'model="old"' not in text
+
+
+class HangingStore:
+    """A job store that answers until it hangs."""
+
+    def __init__(self) -> None:
+        self.hang = threading.Event()
+
+    def ping(self) -> None:
+        if self.hang.is_set():
+            time.sleep(30)
+
+    def waiting(self, queue: Queue) -> int:
+        return {Queue.SCORE: 3}.get(queue, 0)
+
+
+def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snf_app.jobs.service.PING_S", 0.01)
+    monkeypatch.setattr("snf_app.jobs.service.STALE_S", 0.2)
+    store = HangingStore()
+    watch = JobStoreMonitor(store)  # type: ignore[arg-type]
+    assert watch.waiting == {}
+    watch.start()
+    assert until(lambda: watch.waiting) == {Queue.TRAIN_CPU: 0, Queue.TRAIN_GPU: 0, Queue.SCORE: 3}
+    store.hang.set()
+    until(lambda: not watch.answers)
+    assert watch.waiting == {}
+    watch.stop(wait_s=0)
