@@ -41,6 +41,15 @@ def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
+def test_an_address_that_others_reach_has_a_key(keyed: httpx.Client, keyed_home: Path) -> None:
+    assert keyed.get("/v1/models").status_code == 401
+    key = (keyed_home / "api-key").read_text().strip()
+    assert keyed.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+    said = (keyed_home / "snf_app.server.log").read_text()
+    assert str(keyed_home / "api-key") in said
+    assert key not in said
+
+
 def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
     limits = {"max_upload_bytes": 100_000, "max_bytes_in_flight": 120_000}
     with serving(home, shipped=False, measured=True, **limits) as client:
