@@ -225,12 +225,15 @@ class SelfNormalizingProduct(Function):
     """PyTorch autograd function of a product W x whose gradients use a learned approximate inverse R ≈ W⁻¹.
 
     The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
-    weighted reconstruction error (Keller et al. 2021, eq. 3). Its gradients need no inverse of W. With m, the number of
-    places of each weight in an image, z ⊗ x, the gradient of <W x, z> with respect to W, incoming gradients δ of y, c_n
-    of the log-det and v_n of the reconstruction error of sample n, e = R y - x and δx = W^T δ, they are, up to sign,
+    weighted reconstruction error (Keller et al. 2021, eq. 3). Its gradients need no inverse of W. They are, up to sign,
 
         dW = (½ δ + 2 v R^T e) ⊗ x + ½ Σc m·R^T
         dR = (2 v e - ½ δx) ⊗ y - ½ Σc m·W^T
+
+    - z ⊗ x: the gradient of <W x, z> with respect to W, for matrices z x^T
+    - m: at how many places of an image each weight stands
+    - δ, c_n, v_n: the incoming gradients of y, of the log-det and of the reconstruction error of sample n
+    - e = R y - x and δx = W^T δ
 
     The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x. The cost
     is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR.
