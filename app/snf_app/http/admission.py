@@ -39,6 +39,7 @@ class FairShares:
 
     def take(self, caller: str, amount: int = 1) -> bool:
         """Reserve units if the caller's fair share allows it, in constant time and from any thread."""
+        _check(amount)
         with self._lock:
             held = self.held(caller) + amount
             free = self._free - amount
@@ -51,6 +52,7 @@ class FairShares:
 
     def give_back(self, caller: str, amount: int = 1) -> None:
         """Release units; raise ``ValueError`` if the caller holds fewer than ``amount``."""
+        _check(amount)
         with self._lock:
             held = self.held(caller) - amount
             if held < 0:
@@ -77,6 +79,11 @@ class FairShares:
             self._held[caller] = held
         else:
             self._held.pop(caller, None)
+
+
+def _check(amount: int) -> None:
+    if amount < 0:
+        raise ValueError(f"expected an amount of 0 or more units, got {amount}")
 
 
 TimeoutMs = Annotated[

@@ -345,3 +345,13 @@ def test_an_address_is_forgotten(attempts: FailedAttempts, clock: Clock) -> None
         attempts.failed("10.0.0.1", "x")
     clock.now += WINDOW_S
     assert attempts.failed("10.0.0.1", "x").wrong == 1
+
+
+def test_a_key_that_was_right_stays_usable_from_its_address(attempts: FailedAttempts) -> None:
+    attempts.succeeded("10.0.0.1", "right")
+    for _ in range(FREE_ATTEMPTS):
+        attempts.failed("10.0.0.1", "wrong")
+    assert attempts.wait_s("10.0.0.1", "right") == 0
+    assert attempts.wait_s("10.0.0.1", "wrong") > 0
+    attempts.failed("10.0.0.1", "right")  # revoked meanwhile
+    assert attempts.wait_s("10.0.0.1", "right") > 0

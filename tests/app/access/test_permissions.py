@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.access.authentication import is_open
 from snf_app.access.permissions import caller_of
-from snf_app.http.request_log import SAFE
+from snf_app.http.request_log import SAFE, UNCHANGING
 from snf_client.schemas.base import Role
 from snf_worker.keys import ROLES, KeyFile
 from tests.support.own_thread import answers
@@ -147,6 +147,14 @@ def test_every_call_needs_exactly_its_role(keyed: TestClient, answered: Answered
         assert answered(CROSS_WITH_KEY, method, path) == cross_site
         assert {"401", "403", "429", "503"} <= set(operation["responses"])
         assert f"Needs the role `{needed}`." in operation["description"]
+
+
+def test_reading_changes_nothing_and_only_scores_change_nothing_otherwise(keyed: TestClient) -> None:
+    calls = {operation["operationId"]: (method, role_of(operation)) for method, _, operation in operations(keyed)}
+    assert set(calls) >= UNCHANGING
+    for name, (method, role) in calls.items():
+        if method not in SAFE and name not in UNCHANGING:
+            assert role in ("train", "admin"), name
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,10 @@ def test_what_is_kept_is_bounded() -> None:
     for version in range(2, MAX_VERSIONS + 2):
         recent.record("m", version, "a", [image(1)])
     assert (recent.of("m", 1, "b"), len(recent.of("m", 2, "a"))) == ([], 1)
+
+
+def test_a_row_of_a_batch_does_not_hold_the_batch() -> None:
+    batch = Evidence(np.zeros((1000, 3)), np.zeros((1000, 4)))
+    stored = StoredEvidence.of(batch[:1], None, "float32")
+    assert stored.evidence.whole.base is None
+    assert stored.nbytes == 7 * 8

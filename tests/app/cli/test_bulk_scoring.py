@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import typer
 from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
 from snf_app.cli.main import cli
-from snf_app.cli.score_output import Remarks
+from snf_app.cli.score_output import JudgingModel, Remarks
 from snf_client import Client
 from snf_client.schemas.base import examples_of
-from snf_client.schemas.models import ModelDetail
+from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
 from snf_client.schemas.scores import Scores
 from snf_client.scores import ScorePart
 from snf_models.bulk.executors import Callbacks
@@ -131,6 +133,24 @@ def remote(client: Answering, folder: Path, alpha: float | None = None) -> tuple
     return scorer, open_scratch(folder / "parts", scorer.plan(None))
 
 
+def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None:
+    client = Answering(0, 0, 0)
+    scorer, output = remote(client, tmp_path)
+    here = LocalScorer(request_of(tmp_path / "scores.parquet"))
+    assert here.plan(output.plan) is output.plan
+    assert here.plan(None).resumed(output.plan) is output.plan
+    told: list[int] = []
+    scorer.run(output, [0], Callbacks(advance=told.append))
+    [part] = output.files()
+    rows = parquet.read_table(part).to_pylist()
+    assert [row["path"] for row in rows] == list(map(str, FILES))
+    assert rows[0]["log_likelihood"] == SCORED_DIGIT["results"][0]["log_likelihood"]
+    assert told == [1, 1, 1]
+    [asked] = client.asked
+    # The version is fixed, so that all parts have the same.
+    assert (asked["ref"], asked["source"]) == (f"{MODEL}:1", "line-1")
+
+
 @pytest.mark.parametrize("alpha", [None, 0.05])
 def test_the_service_is_asked_for_the_rate_that_the_user_asked_for(tmp_path: Path, alpha: float | None) -> None:
     client = Answering(0, 0, 0)
@@ -158,6 +178,19 @@ def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         scorer.run(output, [0], Callbacks(lambda: len(told) == 2, told.append))
     assert not output.part(0).exists()
+
+
+def test_what_a_service_says_of_a_model_is_passed_on() -> None:
+    found = Answering()._detail
+    capital: dict[str, Any] = {"log10_capital": 4.0, "log10_highest": 4.0, "log10_threshold": 3.0}
+    moment = datetime(2026, 7, 1, tzinfo=UTC)
+    capital |= {"images": 500, "since": moment, "quantity": "statistic", "alarm_since": None}
+    drift = [Drift(**capital, source="line-1", alarm=alarm) for alarm in (True, False)]
+    unfit = [UnfitReason(code="diverged", detail="diverged: the last validation is worse")]
+    assert JudgingModel.of_detail(found.model_copy(update={"drift": drift, "unfit": unfit})).warnings == (
+        "mnist-snf-glow:1 is unfit: diverged: the last validation is worse",
+        "mnist-snf-glow:1 has a drift alarm of line-1: its p-values may be off",
+    )
 
 
 @pytest.mark.parametrize(("option", "stream"), [([], "stdout"), (["--json"], "stderr")])

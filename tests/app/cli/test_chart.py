@@ -42,10 +42,23 @@ def test_a_falling_line_falls() -> None:
     assert (heights[0], heights[-1]) == (4 * ROWS - 1, 0)
 
 
+def test_powers_are_a_straight_line_where_their_logarithms_are_drawn() -> None:
+    found = dots(Chart("t", [line(*(10.0 ** (-step / 20) for step in range(2 * COLUMNS)))], log=True))
+    assert max(abs(a - b) for (_, a), (_, b) in pairwise(found)) <= 1
+
+
 def test_few_values_are_joined_by_lines() -> None:
     found = dots(Chart("t", [line(4.0, 1.0, 4.0)]))
     assert [x for x, _ in found] == list(range(found[0][0], 2 * COLUMNS))
     assert max(abs(a - b) for (_, a), (_, b) in pairwise(found)) <= 1
+
+
+def test_numbers_beside_a_chart_are_its_ends() -> None:
+    rows = Chart("t", [line(*([2.5] * 20), *([1.25] * 20))]).draw(WIDTH)
+    assert "t" in rows[0].plain
+    assert "1.25" in rows[0].plain
+    assert (rows[1].plain.split()[0], rows[ROWS].plain.split()[0]) == ("2.5", "1.25")
+    assert {len(row.plain) for row in rows[1:]} == {WIDTH}
 
 
 def test_too_little_to_draw() -> None:

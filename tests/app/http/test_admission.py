@@ -73,6 +73,8 @@ def test_no_unit_is_lost_between_threads() -> None:
 
 def test_impossible_amounts_are_refused() -> None:
     shares = FairShares(4)
+    with pytest.raises(ValueError, match="0 or more"):
+        shares.take("a", -1)
     with pytest.raises(ValueError, match="at most 0 units"):
         shares.give_back("a", 1)
     assert not shares.take("a", 5)

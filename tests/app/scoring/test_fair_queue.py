@@ -4,14 +4,18 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import pytest
 
 from snf_app.http.admission import deadline
 from snf_app.http.errors import Problem
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import BATCH, FairQueue, Lane, Part, Work
+from snf_app.scoring.service import DetectImages, RequestedImage
+from snf_models.scorer import Scorer
+from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.parallelism import Steps
 
 pytestmark = pytest.mark.anyio
@@ -189,6 +193,30 @@ def queue() -> Iterator[FairQueue]:
         yield made
 
 
+async def test_what_queues_behind_work_shares_a_call_and_a_wake_up(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    wake_ups: list[Callable[..., object]] = []
+    twice = Doubled("twice", calls)
+    loop = asyncio.get_running_loop()
+    original = loop.call_soon_threadsafe
+
+    def counted(callback: Callable[..., object], *arguments: Any, **named: Any) -> asyncio.Handle:
+        wake_ups.append(callback)
+        return original(callback, *arguments, **named)
+
+    async with busy(queue):
+        tasks = [asyncio.create_task(queue.run_each(ME, twice, [i, i + 100])) for i in range(4)]
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    found = await asyncio.gather(*tasks)
+    monkeypatch.undo()
+    assert found == [[2 * i, 2 * i + 200] for i in range(4)]
+    assert [(name, sorted(items)) for name, items in calls] == [("twice", [0, 1, 2, 3, 100, 101, 102, 103])]
+    # One for the work that held the thread, one for the batch.
+    assert len(wake_ups) == 2
+
+
 async def test_a_single_image_is_in_the_next_batch_beside_large_requests_of_all_others(queue: FairQueue) -> None:
     calls: Calls = []
     one = Doubled("one", calls)
@@ -273,6 +301,21 @@ async def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None
         # Large requests that have begun are no reason to refuse a small one.
         queue.check(ME)
         await asyncio.gather(*waiting)
+
+
+async def test_batches_and_waits_are_measured() -> None:
+    metrics = ServiceMetrics()
+    twice = Doubled("twice", [])
+    with running(10 * BATCH, metrics=metrics) as queue:
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run_each(ME, twice, items)) for items in (range(BATCH + 4), [1], [2])]
+        await asyncio.gather(*tasks)
+    value = metrics.registry.get_sample_value
+    # A full batch, and what was left of the large request.
+    assert (value("snf_batch_images_count"), value("snf_batch_images_sum")) == (2, BATCH + 6)
+    assert value("snf_batch_images_bucket", {"le": "8.0"}) == 1
+    # Every request once, in however many turns it was done.
+    assert value("snf_queue_wait_seconds_count") == 4
 
 
 async def test_work_whose_deadline_passes_in_the_queue_is_not_done(queue: FairQueue) -> None:
@@ -397,3 +440,28 @@ async def test_a_thread_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCa
     released.set()
     await waiting
     queue.close()
+
+
+class Noting:
+    """A scorer that notes its calls."""
+
+    preprocessing = Preprocessing(channels=1, height=2, width=2)
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def detect(self, pixels: Any, alphas: list[float | None], draws: int) -> list[Any]:
+        self.calls.append((pixels.shape, alphas, draws))
+        return [int(image.flat[0]) for image in pixels]
+
+
+def image(number: int) -> Any:
+    return np.full((1, 2, 2), number, np.uint8)
+
+
+def test_one_call_judges_the_images_of_all_requests() -> None:
+    scorer = Noting()
+    asked = [(1, None), (2, 0.05), (3, None)]
+    found = DetectImages(cast(Scorer, scorer), 4)([RequestedImage(image(number), alpha) for number, alpha in asked])
+    assert scorer.calls == [((3, 1, 2, 2), [None, 0.05, None], 4)]
+    assert found == [1, 2, 3]
