@@ -20,6 +20,8 @@ from tests.support.trained import feature_artifact, hybrid_artifact
 
 pytestmark = pytest.mark.timeout(180)
 
+FITTED_MS = 120_000
+
 
 @pytest.fixture(scope="module", autouse=True)
 def published(house: httpx.Client, home: Path, backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -146,3 +148,19 @@ def test_a_box_is_drawn_where_the_stain_is(
     expect(page.locator(".framed > .seen")).to_have_count(1 if fit == "crop" else 0)
     fits(page)
     screenshot(page, f"regions-{fit}")
+
+
+def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client) -> None:
+    page.goto("/#/train")
+    page.get_by_role("radio", name="mnist-mini").check()
+    page.get_by_text("defects of parts: features").click()
+    page.get_by_label("Name of the model").fill("fitted-here")
+    page.get_by_text("More parameters").click()
+    page.get_by_label("feature side", exact=True).fill("64")
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("train-cpu")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("#/train/.+"))
+    expect(page.get_by_role("link", name="Score images")).to_be_visible(timeout=FITTED_MS)
+    scored(page, "fitted-here")
+    expect(page.locator("td[data-label='bits/dim']")).to_have_count(0)
+    assert house.get("/v1/models/fitted-here").json()["kind"] == "feature_density"

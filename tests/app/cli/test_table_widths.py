@@ -197,3 +197,26 @@ def test_columns_are_left_out_in_their_order_and_named(
             assert (cell in said) == (name not in left_out)
         assert (f"left out, as they do not fit: {', '.join(left_out)}" in said) == bool(left_out)
         assert "none" not in said
+
+
+PATHS = ("defects/scratched/00027-4.png", "0123456789/" * 8 + "00027-4.png")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_word_is_broken_where_columns_can_be_left_out_or_paths_end_at_slashes(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    columns = (
+        TableColumn("file", fold=12), TableColumn("image", fold=8), TableColumn("none"), TableColumn("state", fold=12),
+        TableColumn("reason", fold=20, drop=1),
+    )  # fmt: skip
+    print_table(columns, [[path, "1x256x256", "", "not judged", "darker than its surroundings suggest"]])
+    said = capsys.readouterr().out
+    assert "1x256x256" in said
+    assert "00027-4.png" in said
+    assert "none" not in said
+    assert all(len(line) <= WIDTH for line in said.splitlines())
+    if path == PATHS[0]:
+        assert path in said
+        assert "reason" in said

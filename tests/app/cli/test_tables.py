@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from snf_app.cli.common import url_option
 from snf_app.cli.job_tables import outcome, print_curve, print_job
 from snf_app.cli.main import cli
 from snf_app.cli.model_tables import print_model, print_models
@@ -16,7 +17,7 @@ from snf_app.cli.score_output import JsonOutput, TableOutput
 from snf_client.schemas.base import examples_of
 from snf_client.schemas.jobs import JobView
 from snf_client.schemas.models import ModelDetail, ModelPage, ModelSummary, UnfitReason
-from snf_client.schemas.scores import FailedImage, ItemError, Scores
+from snf_client.schemas.scores import FailedImage, ItemError, ScoredImage, Scores
 from snf_client.schemas.training import CurvePoint, TrainingCurve, Validation
 from snf_client.scores import ScorePart
 from snf_runtime.errors import FAILED
@@ -204,3 +205,28 @@ def test_the_outcome_of_a_recommendation() -> None:
 
 def test_no_image_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(document(capsys, ScorePart((BAD,)))) == ["count", "results"]
+
+
+def test_commands_that_are_suggested_for_this_machine_do_not_go_to_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SNF_URL", raising=False)
+    assert (url_option(None), url_option(""), url_option("http://a:1")) == ("", "", " --url http://a:1")
+    monkeypatch.setenv("SNF_URL", "http://a:1")
+    assert (url_option("http://a:1"), url_option("")) == ("", ' --url ""')
+
+
+def test_the_document_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(GOOD, ScoredImage)
+    assert document(capsys, ScorePart((GOOD,), "mnist-snf-glow", 1, 0)) == SCORED_DIGIT
+
+
+def test_a_density_of_features_has_no_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(GOOD, ScoredImage)
+    features = GOOD.model_copy(update={"kind": "feature_density", "bits_per_dim": None})
+    for result, title in ((features, "m version 2, log-likelihoods of features"), (GOOD, "m version 2")):
+        output = TableOutput()
+        output.add(ScorePart((result,), "m", 2, 0))
+        output.end()
+        first, *rows = (line.strip() for line in capsys.readouterr().out.splitlines())
+        assert first == title
+        assert any("0.9491" in row for row in rows) == (result is GOOD)
+        assert any("-515.775" in row for row in rows)

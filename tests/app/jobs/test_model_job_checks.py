@@ -108,3 +108,7 @@ def test_what_is_not_found_has_a_pointer_to_its_name(
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (404, slug), problem
     assert problem["errors"] == [{"pointer": pointer, "detail": problem["detail"]}]
+
+
+def test_no_limit_is_listed_before_the_first_measurement(client: TestClient) -> None:
+    assert client.get(f"/v1/models/{MODEL}/limits").json()["limits"] == []

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from snf_app.jobs.checks import PARAMETERS
+from snf_client.schemas.training import TrainingConfig
 
 TRAIN = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
 SCORE = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
@@ -92,3 +96,35 @@ def test_what_is_wrong_is_named_with_the_likely_meaning(client: TestClient, name
 def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
     # As in JSON Schema; 503: the job store does not answer.
     assert client.post("/v1/jobs/estimate", json=TRAIN | {"parameters": {"batch_size": 64.0}}).status_code == 503
+
+
+@pytest.mark.parametrize("request_name", ["JobRequest", "JobDraft"])
+def test_the_document_types_the_parameters_of_every_job_type(client: TestClient, request_name: str) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    request = schemas[request_name]
+    typed = {rule["if"]["properties"]["type"]["const"]: rule["then"]["properties"] for rule in request["allOf"]}
+    assert sorted(typed) == sorted(request["properties"]["type"]["enum"]) == sorted(PARAMETERS)
+    for job_type, kind in PARAMETERS.items():
+        [name] = [typed[job_type]["parameters"]["$ref"].rpartition("/")[2]]
+        assert list(schemas[name]["properties"]) == list(kind.model_fields)
+        assert all(described["description"] for described in schemas[name]["properties"].values())
+        assert schemas[name]["additionalProperties"] is False
+    assert {option["$ref"] for option in request["properties"]["parameters"]["anyOf"]} == {
+        rule["parameters"]["$ref"] for rule in typed.values()
+    }
+    settings = schemas["TrainingConfig"]["properties"]
+    assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (2, 4096)
+    assert [option["type"] for option in settings["image_size"]["anyOf"]] == ["array", "integer", "null"]
+    assert "TrainingConfig" not in request["properties"]["parameters"]["description"]
+
+
+def test_the_examples_have_valid_parameters(client: TestClient) -> None:
+    for example in client.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["examples"]:
+        kind: type[BaseModel] = PARAMETERS[example["type"]]
+        kind.model_validate(example.get("parameters", {}))
+
+
+def test_the_groups_of_the_schema_are_all_settings(client: TestClient) -> None:
+    schema = client.get("/v1/presets").json()["parameters"]
+    names = [name for names in schema["x-groups"].values() for name in names]
+    assert sorted(names) == sorted(TrainingConfig.model_fields) == sorted(schema["properties"])
