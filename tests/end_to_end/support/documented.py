@@ -60,7 +60,7 @@ ONLY_PARSED = {
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_table.py submits a file",
     "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
     "snf train --data mnist --architecture models/snf_models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
-        "takes 45 minutes of 60,000 images that not every machine has; test_zoo.py starts from the file"
+        "takes 45 minutes of 60,000 images that not every machine has; test_run.py starts from the file"
     ),
     "torchrun --nproc-per-node 4 -m snf_app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py trains with two such processes, test_distributed.py starts torchrun"
@@ -78,9 +78,6 @@ NOT_RUN = {
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
     "make test-browser": "has two processes of its own, and continuous integration runs it",
-    "SNF_DATA_DIR=... python -m snf_models.zoo mnist-snf-glow --work var/zoo": (
-        "takes 45 minutes and replaces a shipped model; test_zoo.py starts from its file"
-    ),
     "pip install ./runtime": "`make wheels` installs it from its wheel",
     "python -m snf_runtime my-parts-edge NEW-IMAGES": "test_edge.py runs it where nothing else can be imported",
     "snf-density-runtime my-parts-edge NEW-IMAGES --json --alpha 0.001 --fail-on-anomaly": "the same",
