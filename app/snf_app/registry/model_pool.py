@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from snf_app.http.errors import Problem, draining
@@ -30,54 +28,8 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.25  # share of the memory of this machine, or of its container, that loaded models may take
 DEFAULT_LIMIT = 4 * 2**30  # limit in bytes where the memory of the machine is not known
-PER_FILE_BYTE = 16
+PER_FILE_BYTE = 20
 """Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
-MAX_PER_FILE_BYTE, MAX_BESIDE = 32, 32 * 2**20
-"""Most bytes in memory for each byte of a model's files, and beside them: what grows by more is other work."""
-
-
-class LoadedMemory:
-    """Meter of a load by the growth of the process, bounded by the size of the files: other work grows it too."""
-
-    def __init__(self, statm: Path = Path("/proc/self/statm")) -> None:
-        self._statm = statm
-        self._lock = threading.Lock()
-        self._counted = 0
-
-    def begin(self) -> int:
-        """Return the bytes of this process before a load; 0 where the system does not tell them."""
-        with self._lock:
-            before = self._resident()
-            # Less than before: models have been dropped.
-            self._counted = min(self._counted, before)
-            return before
-
-    def end(self, before: int, file_bytes: int) -> int:
-        """Return the bytes of a load since ``begin``, within bounds by the size of the files."""
-        with self._lock:
-            after = self._resident()
-            if not before or not after:
-                return PER_FILE_BYTE * file_bytes
-            return max(file_bytes, self._growth(before, after, file_bytes))
-
-    def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the bytes of a further part; 0 if unknown, as ``end`` estimates the whole model."""
-        with self._lock:
-            after = self._resident()
-            return max(0, self._growth(before, after, file_bytes)) if before and after else 0
-
-    def _growth(self, before: int, after: int, file_bytes: int) -> int:
-        # Another load that ended meanwhile has counted what the process had grown by then.
-        growth = after - max(before, self._counted)
-        self._counted = after
-        return min(growth, MAX_PER_FILE_BYTE * file_bytes + MAX_BESIDE)
-
-    def _resident(self) -> int:
-        try:
-            pages = int(self._statm.read_text(encoding="ascii").split()[1])
-        except OSError:
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_limit(settings: Settings) -> int:
@@ -183,7 +135,6 @@ class ModelPool:
         self._registry = registry
         self._options = options
         self._limit = limit
-        self._memory = LoadedMemory()
         self._recent = TtlCache(self.listing)
         self._lock = threading.Lock()
         self._entries: dict[ModelVersion, PoolEntry] = {}
@@ -305,10 +256,9 @@ class ModelPool:
             from snf_models.threads import one_blas_thread  # noqa: PLC0415 - as above
 
             one_blas_thread()
-            before = self._memory.begin()
             scorer = load_model(version.path, version.calibration_path, self._options)
             loaded = ServedModel(version, scorer, gradient_warning(version.calibration_path or version.path))
-            entry.size = self._memory.end(before, folder_bytes(version.path))
+            entry.size = PER_FILE_BYTE * folder_bytes(version.path)
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
             # While a version is removed, its files disappear one after the other.
@@ -324,30 +274,17 @@ class ModelPool:
         self._forget(version)
 
     def _load_trained(self, loaded: ServedModel) -> None:
-        import torch  # noqa: PLC0415 - takes a second, and scoring does without; its memory is that of no model
+        import torch  # noqa: PLC0415 - takes a second, and scoring does without
 
         from snf_models.threads import one_blas_thread  # noqa: PLC0415 - not needed before the first load
 
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
         try:
-            self._enlarge(loaded, lambda: loaded.scorer.trained)
+            _ = loaded.scorer.trained
         except Exception as error:
             raise self._removal(loaded.version) or error from None
         one_blas_thread()  # again: SciPy has loaded a BLAS of its own
-
-    def _enlarge(self, loaded: ServedModel, load: Callable[[], object]) -> None:
-        """Load a further part of a model, and count its memory."""
-        before = self._memory.begin()
-        load()
-        growth = self._memory.end_of_more(before, folder_bytes(loaded.version.path))
-        with self._lock:
-            entry = self._entries.get(loaded.version)
-            mine = entry is not None and entry.state is ModelState.READY and entry.future.result() is loaded
-            if mine and entry is not None:
-                entry.size += growth
-        if mine:
-            self._forget(loaded.version)
 
     def _open_parallel(self) -> None:
         """Open what models need for many images at once, which their loading left for later, while no model loads."""
@@ -360,7 +297,7 @@ class ModelPool:
                 entry.complete = True
                 loaded = entry.future.result()
                 try:
-                    self._enlarge(loaded, loaded.scorer.open_parallel_graphs)
+                    loaded.scorer.open_parallel_graphs()
                 # The first batch opens it, and answers with its error.
                 except Exception:
                     log.exception("graphs of %s for many images could not be opened", loaded.version.name)
